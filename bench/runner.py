@@ -1,0 +1,197 @@
+"""Runs a workload: inputs, correctness, memory, alternating rounds, records."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+import fastloss
+from bench import contenders, machine, memory, records, timing
+from bench.console import Listener
+from bench.contenders import COMPILED, EAGER, FASTLOSS, Contender, Truth
+from bench.inputs import Inputs, Source
+from bench.machine import Machine
+from bench.records import Record
+from bench.workloads import WORKLOADS, Workload
+
+ROUNDS = 15
+# Relative L2 error against float64 that eager float32 itself stays ten times below on every workload.
+TOLERANCE = 1e-4
+
+Builders = Mapping[str, Callable[[], Contender]]
+
+
+def units(workload: Workload, rounds: int, with_compile: bool) -> int:
+    """How often a run of this workload calls `Listener.advance`."""
+    return len(contenders.builders(workload, torch.device("cpu"), with_compile)) + rounds
+
+
+def run_workload(
+    workload: str | Workload,
+    *,
+    device: str = "cpu",
+    size: str = "small",
+    threads: int = 1,
+    rounds: int = ROUNDS,
+    with_compile: bool = True,
+    cold_l2: bool = False,
+    builders: Builders | None = None,
+    on: Machine | None = None,
+    listener: Listener | None = None,
+) -> list[Record]:
+    """Forward and backward of every contender, one record each.
+
+    `builders` replaces the contenders; `on` saves measuring the copy bandwidth again.
+    """
+    chosen = WORKLOADS[workload] if isinstance(workload, str) else workload
+    on = on or machine.inspect(device, threads)
+    listener = listener or Listener()
+    if builders is None:
+        builders = contenders.builders(chosen, on.device, with_compile)
+    with timing.steady(threads):
+        listener.status(f"{chosen.name}: inputs and float64 truth")
+        inputs = chosen.make_inputs(Source(on.device), chosen.sizes[size])
+        expected = contenders.truth(chosen, inputs)
+        clock = timing.make_clock(on.device, threads, cold_l2)
+        results: dict[str, Record] = {}
+        steps: dict[str, timing.Step] = {}
+        blank = _blank(chosen, size, inputs, on, clock, rounds)
+        for name, build in builders.items():
+            listener.status(f"{chosen.name}: {_doing(name)}")
+            record, step = _admit(replace(blank, contender=name), build, inputs, expected, on)
+            results[name] = record
+            if step is not None:
+                steps[name] = step
+            listener.advance()
+        del expected  # twice the size of a gradient: not to be kept while timing
+        listener.status(f"{chosen.name}: {rounds} rounds of {', '.join(steps)}")
+        timings = timing.alternate(steps, clock, rounds, lambda _: listener.advance())
+    return [
+        _timed(record, timings) if name in timings else record for name, record in results.items()
+    ]
+
+
+def _doing(name: str) -> str:
+    return "torch.compile (this may take a minute)" if name == COMPILED else f"checking {name}"
+
+
+def _blank(
+    workload: Workload, size: str, inputs: Inputs, on: Machine, clock: timing.Clock, rounds: int
+) -> Record:
+    moved = inputs.nbytes() + inputs.pred.numel() * inputs.pred.element_size()
+    return Record(
+        suite=workload.suite,
+        stem=workload.stem,
+        workload=workload.name,
+        contender="",
+        source="",
+        status=records.OK,
+        size=size,
+        shape=tuple(inputs.pred.shape),
+        dtype=str(inputs.pred.dtype).removeprefix("torch."),
+        threads=on.threads,
+        device=on.name,
+        driver=on.driver,
+        clock=clock.name,
+        rounds=rounds,
+        commit=machine.commit(),
+        fastloss=fastloss.__version__,
+        torch=torch.__version__,
+        triton=machine.version("triton"),
+        date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        tolerance=TOLERANCE,
+        floor_mb=moved / 1e6,
+        copy_gbps=_digits(on.copy_gbps),
+    )
+
+
+def _admit(
+    blank: Record, build: Callable[[], Contender], inputs: Inputs, expected: Truth, on: Machine
+) -> tuple[Record, timing.Step | None]:
+    """The contender's record without times, and the step to time if its numbers are right."""
+    try:
+        contender = build()
+        worst = contenders.error(contender.loss, inputs, expected)
+        record = replace(
+            blank, source=contender.source, error=_digits(worst) if math.isfinite(worst) else None
+        )
+        if not worst <= blank.tolerance:
+            return replace(record, status=records.WRONG), None
+        step = contenders.make_step(contender.loss, inputs)
+        peak = memory.peak_bytes(step, on.device)
+    except Exception as reason:  # whatever a compiler or a foreign kernel raises belongs in the table
+        return replace(blank, status=f"{records.FAILED}: {_brief(reason)}"), None
+    return replace(record, peak_mb=_digits(peak / 1e6)), step
+
+
+def _brief(reason: Exception) -> str:
+    """The first line, without paths: records are published."""
+    lines = str(reason).strip().splitlines()
+    text = re.sub(r"(?:/[\w.+-]+){2,}", "...", lines[0]) if lines else ""
+    return f"{type(reason).__name__}: {text[:160]}"
+
+
+def _timed(record: Record, timings: Mapping[str, timing.Timing]) -> Record:
+    own = timings[record.contender]
+    median = own.median()
+    values: dict[str, Any] = {
+        "iterations": own.iterations,
+        "median_ms": median,
+        "p20_ms": own.quantile(0.2),
+        "p80_ms": own.quantile(0.8),
+        "wall_ms": timing.quantile(own.wall_ms, 0.5),
+        "gbps": record.floor_mb / median,
+        "percent_floor": 100 * record.floor_mb / median / record.copy_gbps,
+    }
+    if EAGER in timings:
+        values["ratio"] = timing.ratio(timings[EAGER], own)
+    others = [name for name in timings if name != FASTLOSS]
+    if record.contender == FASTLOSS and others:
+        best = min(others, key=lambda name: timings[name].median())
+        values["ratio_best"] = timing.ratio(timings[best], own)
+        record = replace(record, best=best)
+    return replace(record, **{name: _digits(value) for name, value in values.items()})
+
+
+def _digits(value: float) -> float:
+    """Four significant digits: more would be noise, and would make every line differ from run to run."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    name: str
+    eager_ms: float
+    fastloss_ms: float
+    ratio: float  # times faster than eager: the median of the ratios within each round
+    eager_mb: float
+    fastloss_mb: float
+
+
+def quick_compare(
+    names: list[str], *, device: str = "cpu", size: str = "small", threads: int = 1, rounds: int = 5
+) -> list[Comparison]:
+    """Eager against fastloss, without `torch.compile`: a few seconds per workload, for examples and notebooks."""
+    on = machine.inspect(device, threads)
+    rows = []
+    for name in names:
+        found = run_workload(
+            name, size=size, threads=threads, rounds=rounds, with_compile=False, on=on
+        )
+        table = {record.contender: record for record in found}
+        base, own = table[EAGER], table[FASTLOSS]
+        for record in (base, own):
+            if record.status != records.OK:
+                raise RuntimeError(f"{name}, {record.contender}: {record.status}")
+        rows.append(
+            Comparison(
+                name, base.median_ms, own.median_ms, own.ratio, base.peak_mb, own.peak_mb
+            )
+        )
+    return rows

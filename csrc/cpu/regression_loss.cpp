@@ -1,0 +1,108 @@
+// CPU kernels of the stem `regression_loss`.
+#include "common/regression.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/elementwise.h"
+
+namespace fastloss::cpu {
+namespace {
+
+template <typename F, typename T>
+FASTLOSS_SIMD void regression_loss_fwd(const T* __restrict pred, const T* __restrict target,
+                                       int64_t count, RegressionParams<T> params, T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) out[i] = F::value(pred[i] - target[i], params);
+}
+
+template <typename F, typename T>
+FASTLOSS_SIMD void regression_loss_bwd(const T* __restrict pred, const T* __restrict target,
+                                       const T* __restrict m, int64_t count,
+                                       RegressionParams<T> params, T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) out[i] = m[i] * F::derivative(pred[i] - target[i], params);
+}
+
+template <typename T>
+struct Functions {
+  decltype(&regression_loss_fwd<L1, T>) forward;
+  decltype(&regression_loss_bwd<L1, T>) backward;
+
+  explicit Functions(const std::string& kind) {
+    if (kind == "l1") set<L1>();
+    else if (kind == "smooth_l1") set<SmoothL1>();
+    else set<MSE>();
+  }
+  template <typename F>
+  void set() {
+    forward = &regression_loss_fwd<F, T>;
+    backward = &regression_loss_bwd<F, T>;
+  }
+};
+
+template <typename T>
+struct RegressionKernel {
+  Source<T> pred, target;
+  Functions<T> functions;
+  RegressionParams<T> params;
+  Sink pred_gradient, target_gradient;
+
+  RegressionKernel(const Tensor& p, const Tensor& t, const std::string& kind, double beta)
+      : pred(p), target(t), functions(kind), params{static_cast<T>(beta)} {}
+
+  void values(int64_t start, int64_t count, T* out) const {
+    T a[kBlock], b[kBlock];
+    functions.forward(pred.load(start, count, a), target.load(start, count, b), count, params, out);
+  }
+  void gradients(int64_t start, int64_t count, const T* m) const {
+    T a[kBlock], b[kBlock], buffer[kBlock];
+    const T* p = pred.load(start, count, a);
+    const T* t = target.load(start, count, b);
+    T* out = pred_gradient ? pred_gradient.target<T>(start, buffer) : buffer;
+    functions.backward(p, t, m, count, params, out);
+    if (pred_gradient) pred_gradient.store<T>(start, count, out);
+    if (!target_gradient) return;
+    T* negative = target_gradient.target<T>(start, a);
+    for (int64_t i = 0; i < count; ++i) negative[i] = -out[i];
+    target_gradient.store<T>(start, count, negative);
+  }
+};
+
+Tensor regression_loss(Tensor pred, Tensor target, std::optional<Tensor> weight,
+                       std::optional<Tensor> avg_factor, std::string kind, double beta,
+                       std::optional<double> divisor, std::string reduction, bool widen) {
+  const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
+  const auto run = [&](auto sample) {
+    using T = decltype(sample);
+    return reduce<T>(RegressionKernel<T>(pred, target, kind, beta), r, pred,
+                     result_type(pred, widen), pred.sizes());
+  };
+  return pred.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
+}
+
+std::tuple<Tensor, Tensor, Tensor> regression_loss_backward(
+    Tensor grad, Tensor pred, Tensor target, std::optional<Tensor> weight,
+    std::optional<Tensor> avg_factor, std::string kind, double beta, std::optional<double> divisor,
+    std::string reduction, bool, int64_t needs) {
+  const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
+  std::tuple<Tensor, Tensor, Tensor> result{gradient_like(pred, needs, 0),
+                                            gradient_like(target, needs, 1),
+                                            gradient_like(weight.value_or(pred), needs, 2)};
+  const auto run = [&](auto sample) {
+    using T = decltype(sample);
+    RegressionKernel<T> kernel(pred, target, kind, beta);
+    kernel.pred_gradient = sink_for(std::get<0>(result), needs, 0);
+    kernel.target_gradient = sink_for(std::get<1>(result), needs, 1);
+    propagate<T>(kernel, r, grad, sink_for(std::get<2>(result), needs, 2));
+  };
+  pred.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
+  return result;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {
+  m.impl("regression_loss", TORCH_BOX(&regression_loss));
+  m.impl("regression_loss_backward", TORCH_BOX(&regression_loss_backward));
+}
+
+}  // namespace
+}  // namespace fastloss::cpu

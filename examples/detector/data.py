@@ -1,0 +1,113 @@
+"""From the picture to training crops: boxes out of the instance mask, targets for every cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tifffile
+import torch
+
+from detector.download import IMAGE, MASK, fetch
+
+STRIDE = 4  # pixels per cell of the output grid
+CROP = 128  # pixels per side of a training crop
+BACKGROUND = 1  # class ids: 0 is a nucleus, 1 (the number of classes) is background
+_SMALLEST = 6  # pixels; a nucleus cut by the border to less than this on a side is not an object
+
+
+class Picture(NamedTuple):
+    """A part of the picture with its objects."""
+
+    image: np.ndarray  # (H, W) float32, about 0..1
+    instances: np.ndarray  # (H, W) int, 0 is background
+    boxes: np.ndarray  # (M, 4) float32, xyxy in pixels
+
+
+class Targets(NamedTuple):
+    """What each cell of a batch should answer; N = images × rows × columns."""
+
+    labels: torch.Tensor  # (N,) int64, 0 or BACKGROUND
+    boxes: torch.Tensor  # (N, 4) xyxy in pixels; zero-free filler where weights is 0
+    weights: torch.Tensor  # (N,) 1 on the cells of an object's centre, else 0
+    count: torch.Tensor  # () number of object cells, at least 1
+
+
+def load(folder: Path) -> tuple[Picture, Picture]:
+    """The left three quarters for training, the right quarter held out; never mixed."""
+    fetch(folder)
+    raw = tifffile.imread(folder / IMAGE).astype(np.float32)  # (H, W)
+    instances = tifffile.imread(folder / MASK).astype(np.int64)  # (H, W)
+    split = raw.shape[1] * 3 // 4
+    low, high = np.percentile(raw[:, :split], (1.0, 99.0))
+    # The square root brings the few very bright, dividing nuclei near to the others.
+    image = np.sqrt(np.clip(raw - low, 0, None) / (high - low)).astype(np.float32)
+    return (
+        Picture(image[:, :split], instances[:, :split], boxes_of(instances[:, :split])),
+        Picture(image[:, split:], instances[:, split:], boxes_of(instances[:, split:])),
+    )
+
+
+def boxes_of(instances: np.ndarray) -> np.ndarray:
+    """(H, W) instance ids -> (M, 4) xyxy boxes in pixels, right and bottom edge exclusive."""
+    boxes = []
+    for index in np.unique(instances[instances > 0]):
+        rows, columns = np.nonzero(instances == index)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        if box[2] - box[0] >= _SMALLEST and box[3] - box[1] >= _SMALLEST:
+            boxes.append(box)
+    return np.array(boxes, dtype=np.float32).reshape(-1, 4)
+
+
+def batches(
+    picture: Picture, steps: int, batch: int, seed: int, device: torch.device
+) -> list[tuple[torch.Tensor, Targets]]:
+    """Cut all batches beforehand, so that training time is the network's and the losses' alone."""
+    random = np.random.default_rng(seed)
+    return [_batch(picture, batch, random, device) for _ in range(steps)]
+
+
+def _batch(
+    picture: Picture, batch: int, random: np.random.Generator, device: torch.device
+) -> tuple[torch.Tensor, Targets]:
+    crops = [_crop(picture, random) for _ in range(batch)]
+    images = torch.from_numpy(np.stack([image for image, _ in crops]))[:, None]  # (B, 1, H, W)
+    cells = [_cell_targets(boxes_of(instances), instances.shape) for _, instances in crops]
+    boxes = torch.from_numpy(np.concatenate([boxes for boxes, _ in cells]))  # (N, 4)
+    inside = torch.from_numpy(np.concatenate([inside for _, inside in cells]))  # (N,) bool
+    labels = torch.where(inside, 0, BACKGROUND)
+    count = inside.sum().clamp(min=1).float()
+    targets = Targets(labels, boxes, inside.float(), count)
+    return images.to(device), Targets(*(tensor.to(device) for tensor in targets))
+
+
+def _crop(picture: Picture, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A random square, turned by a multiple of 90 degrees and perhaps mirrored."""
+    height, width = picture.image.shape
+    top, left = random.integers(height - CROP + 1), random.integers(width - CROP + 1)
+    window = (slice(top, top + CROP), slice(left, left + CROP))
+    turns, mirror = random.integers(4), random.integers(2)
+
+    def turned(pixels: np.ndarray) -> np.ndarray:
+        pixels = np.rot90(pixels[window], turns)
+        return np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels)
+
+    return turned(picture.image), turned(picture.instances)
+
+
+def _cell_targets(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(M, 4) boxes -> per cell the box (N, 4) and whether the cell is in an object's centre (N,).
+
+    The centre is the middle half of the box in each direction, and never less than one cell. Where
+    two centres overlap, the cell belongs to the object whose middle is nearer.
+    """
+    y, x = (np.indices((shape[0] // STRIDE, shape[1] // STRIDE)).reshape(2, -1) + 0.5) * STRIDE
+    if len(boxes) == 0:
+        return np.tile(np.float32([0, 0, 1, 1]), (len(x), 1)), np.zeros(len(x), dtype=bool)
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2  # (M, 2)
+    reach = np.maximum((boxes[:, 2:] - boxes[:, :2]) / 4, STRIDE / 2)  # (M, 2)
+    offset = np.abs(np.stack([x, y], axis=1)[:, None] - middle) / reach  # (N, M, 2)
+    distance = offset.max(axis=2)  # (N, M), at most 1 inside the centre
+    nearest = distance.argmin(axis=1)  # (N,)
+    return boxes[nearest], distance.min(axis=1) <= 1

@@ -1,0 +1,103 @@
+"""The two pictures of the example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # draws to files without pyplot's windows
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from detector.data import Picture
+from detector.evaluate import Detections
+from detector.measure import Run, largest_difference
+
+_TRUE, _HIT, _WRONG, _MISSED = "#8ae234", "#34c6f4", "#ff5252", "#ffd23f"
+_CURVES = ("#f4a259", "#1b3a57")  # a light broad line below, a dark thin one above
+
+
+def predictions(
+    path: Path, train: Picture, held_out: Picture, found: Mapping[str, Detections]
+) -> None:
+    """The whole picture with its true boxes, then the held-out strip once per variant."""
+    height, split = train.image.shape
+    strip = held_out.image.shape[1]
+    widths = [split + strip] + [strip] * len(found)
+    panel = 7.5  # inches of height; every panel has the same scale, pixel for pixel
+    size = (panel * sum(widths) / height + 0.6, panel + 1.5)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches around each panel
+    axes = figure.subplots(1, len(widths), width_ratios=widths)
+    _show(axes[0], np.concatenate([train.image, held_out.image], axis=1))
+    _boxes(axes[0], train.boxes, _TRUE)
+    _boxes(axes[0], held_out.boxes + np.float32([split, 0, split, 0]), _TRUE)
+    axes[0].axvline(split - 0.5, color="white", linestyle="--", linewidth=1.5)
+    for middle, text in ((split / 2, "labels, training part"), (split + strip / 2, "held out")):
+        axes[0].text(middle, -6, text, ha="center", va="bottom", fontsize=11)
+    for axis, (name, detections) in zip(axes[1:], found.items(), strict=True):
+        _show(axis, held_out.image)
+        _boxes(axis, held_out.boxes[~detections.found], _MISSED, "--")
+        _boxes(axis, detections.boxes[detections.hits], _HIT)
+        _boxes(axis, detections.boxes[~detections.hits], _WRONG)
+        axis.set_title(f"{name}\nF1 {detections.f1:.3f}", fontsize=11)
+    handles = [
+        Line2D([], [], color=_TRUE, label="labelled nucleus"),
+        Line2D([], [], color=_HIT, label="found (IoU at least 0.5)"),
+        Line2D([], [], color=_WRONG, label="found, but no such nucleus"),
+        Line2D([], [], color=_MISSED, linestyle="--", label="labelled, but missed"),
+    ]
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=11)
+    legend.get_frame().set_facecolor("#404040")  # the colours are chosen for a dark picture
+    for text in legend.get_texts():
+        text.set_color("white")
+    figure.suptitle(
+        "Nuclei found on the part of the picture that was never trained on (seed 0)", fontsize=14
+    )
+    figure.savefig(path, dpi=120)
+
+
+def curves(path: Path, runs: Mapping[str, list[Run]]) -> None:
+    """Loss per step of both variants, and how far apart they are."""
+    (first_name, first), (second_name, second) = runs.items()
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    for seed, (one, two) in enumerate(zip(first, second, strict=True)):
+        steps = np.arange(1, len(one.losses) + 1)
+        label = {"label": first_name} if seed == 0 else {}
+        top.plot(steps, one.curve(), color=_CURVES[0], linewidth=5, alpha=0.7, **label)
+        label = {"label": second_name} if seed == 0 else {}
+        top.plot(steps, two.curve(), color=_CURVES[1], linewidth=1.2, **label)
+        gap = np.abs(np.subtract(one.curve(), two.curve()))
+        # A logarithmic axis cannot show 0: losses equal to the last bit are drawn at 1e-8.
+        bottom.plot(steps, np.maximum(gap, 1e-8), linewidth=1.2, label=f"seed {seed}")
+    top.set_ylim(bottom=0)
+    top.set_ylabel("training loss")
+    top.set_title(
+        f"{first_name} and {second_name} losses, same seeds and batches: "
+        f"largest difference {largest_difference(first, second):.1e}"
+    )
+    top.legend()
+    bottom.set_yscale("log")
+    bottom.set_ylabel("difference")
+    bottom.set_xlabel("step")
+    bottom.legend(ncols=len(first), fontsize=9)
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _show(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=1.2, interpolation="nearest")
+    axis.set_axis_off()
+
+
+def _boxes(axis: Axes, boxes: np.ndarray, color: str, style: str = "-") -> None:
+    for x1, y1, x2, y2 in boxes - 0.5:  # pixel centres lie on whole numbers
+        axis.add_patch(
+            Rectangle(
+                (x1, y1), x2 - x1, y2 - y1, fill=False, color=color, linestyle=style, linewidth=1.4
+            )
+        )

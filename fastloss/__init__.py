@@ -1,0 +1,36 @@
+"""fastloss: fused losses for detection and segmentation training.
+
+`fastloss.functional` has the losses as functions, this module as nn.Modules, and
+`fastloss.compat.<library>` under the names of the library they replace.
+"""
+
+from . import functional, losses
+from ._library import backend, backends, debug, load_kernels
+from ._version import __version__
+from .losses import (
+    BinaryCrossEntropyLoss,
+    BoxLoss,
+    GaussianFocalLoss,
+    QualityFocalLoss,
+    RegressionLoss,
+    SigmoidFocalLoss,
+    VarifocalLoss,
+)
+
+load_kernels()
+
+__all__ = [
+    "BinaryCrossEntropyLoss",
+    "BoxLoss",
+    "GaussianFocalLoss",
+    "QualityFocalLoss",
+    "RegressionLoss",
+    "SigmoidFocalLoss",
+    "VarifocalLoss",
+    "__version__",
+    "backend",
+    "backends",
+    "debug",
+    "functional",
+    "losses",
+]

@@ -1,0 +1,58 @@
+"""The losses of mmdet 3.3.0 (``mmdet.models.losses``) on fastloss kernels: change the import line, nothing else.
+
+One flat namespace: what mmdet has in submodules (``mmdet.models.losses.iou_loss`` ...) is imported from here too.
+Arguments, defaults, values, gradients and exception types are mmdet's. No loss waits for the device.
+"""
+
+from fastloss.compat.mmdet.boxes import (
+    CIoULoss,
+    DIoULoss,
+    GIoULoss,
+    IoULoss,
+    ciou_loss,
+    diou_loss,
+    giou_loss,
+    iou_loss,
+)
+from fastloss.compat.mmdet.focal import (
+    FocalLoss,
+    py_focal_loss_with_prob,
+    py_sigmoid_focal_loss,
+    sigmoid_focal_loss,
+)
+from fastloss.compat.mmdet.reduction import reduce_loss, weight_reduce_loss, weighted_loss
+from fastloss.compat.mmdet.registry import LOSSES, build_loss
+from fastloss.compat.mmdet.regression import (
+    L1Loss,
+    MSELoss,
+    SmoothL1Loss,
+    l1_loss,
+    mse_loss,
+    smooth_l1_loss,
+)
+
+__all__ = [
+    "LOSSES",
+    "CIoULoss",
+    "DIoULoss",
+    "FocalLoss",
+    "GIoULoss",
+    "IoULoss",
+    "L1Loss",
+    "MSELoss",
+    "SmoothL1Loss",
+    "build_loss",
+    "ciou_loss",
+    "diou_loss",
+    "giou_loss",
+    "iou_loss",
+    "l1_loss",
+    "mse_loss",
+    "py_focal_loss_with_prob",
+    "py_sigmoid_focal_loss",
+    "reduce_loss",
+    "sigmoid_focal_loss",
+    "smooth_l1_loss",
+    "weight_reduce_loss",
+    "weighted_loss",
+]

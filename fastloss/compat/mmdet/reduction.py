@@ -1,0 +1,160 @@
+"""How every mirrored mmdet loss is weighted and reduced (mmdet/models/losses/utils.py, mmdet 3.3.0).
+
+A mirrored loss does not compute here. It names a native call (`NativeLoss`), and `weight_reduce_loss` makes that call
+with the weight, the reduction and the divisor in it, so that one kernel reads the boxes and writes the scalar.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# mmdet adds this to every avg_factor, so that 0.0 (an image with nothing to learn from) does not divide by zero.
+AVG_FACTOR_EPS = torch.finfo(torch.float32).eps
+
+
+class NativeLoss(NamedTuple):
+    """The loss per element as a call of `fastloss.functional` that is still to be made."""
+
+    function: Callable[..., Tensor]
+    pred: Tensor
+    target: Tensor
+    shape: torch.Size  # of the loss per element
+    options: dict[str, Any]
+
+    def call(self, **reduction: Any) -> Tensor:
+        return self.function(self.pred, self.target, **self.options, **reduction)
+
+
+def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
+    """The loss itself ("none"), its mean ("mean", NaN for no elements) or its sum ("sum"); ValueError for another."""
+    if reduction == "none":
+        return loss
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum":
+        return loss.sum()
+    raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
+
+
+def weight_reduce_loss(
+    loss: Tensor | NativeLoss,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
+    """Multiply a loss per element by `weight` (any shape that broadcasts) and reduce it.
+
+    "mean" divides by the number of elements of the weighted loss, or by ``avg_factor + finfo(float32).eps`` if
+    `avg_factor` is given (a number or a 0-dim tensor). `avg_factor` does not change "none"; with "sum" it is a ValueError.
+    """
+    if isinstance(loss, NativeLoss):
+        if _fits_native(loss, weight, avg_factor):
+            if avg_factor is not None and reduction == "mean":
+                avg_factor = avg_factor + AVG_FACTOR_EPS
+            return loss.call(weight=weight, reduction=reduction, avg_factor=avg_factor)
+        loss = loss.call(reduction="none")
+    if weight is not None:
+        loss = loss * weight
+    if avg_factor is None:
+        return reduce_loss(loss, reduction)
+    if reduction == "mean":
+        return loss.sum() / (avg_factor + AVG_FACTOR_EPS)
+    if reduction == "none":
+        return loss
+    raise ValueError(f'avg_factor can not be used with reduction="sum", got reduction={reduction!r}')
+
+
+def weighted_loss(loss_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give a function of (pred, target, ...) that returns the loss per element a weight and a reduction.
+
+    The result is called as ``f(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``; the keywords
+    go to `loss_func`.
+
+    >>> @weighted_loss
+    ... def l1_loss(pred, target):
+    ...     return (pred - target).abs()
+    >>> l1_loss(torch.tensor([0., 2., 3.]), torch.ones(3), torch.tensor([1., 0., 1.]), avg_factor=2)
+    tensor(1.5000)
+    """
+
+    @functools.wraps(loss_func)
+    def wrapper(
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        avg_factor: float | Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        return weight_reduce_loss(loss_func(pred, target, **kwargs), weight, reduction, avg_factor)
+
+    return wrapper
+
+
+def choose_reduction(override: str | None, default: str) -> str:
+    """The reduction of one call; AssertionError for an override that is not a reduction."""
+    if override not in (None, "none", "mean", "sum"):
+        raise AssertionError(f'reduction_override must be None, "none", "mean" or "sum", got {override!r}')
+    return override or default
+
+
+def scale(loss: Tensor, loss_weight: float) -> Tensor:
+    """`loss_weight * loss`; the factor 1, which is nearly always meant, costs no kernel."""
+    if isinstance(loss_weight, Tensor) or loss_weight != 1:
+        return loss_weight * loss
+    return loss
+
+
+def shortcut(pred: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    """mmdet's result where no weight is positive: ``(pred * weight).sum()``, a zero that stays in the graph.
+
+    For reduction "none" the sum over each row (or, element-wise, each element): see `unless_no_weight_is_positive`.
+    """
+    if pred.dim() == 2 and weight.dim() == 1 and len(weight) == len(pred):
+        weight = weight.unsqueeze(1)  # (n,) -> (n, 1)
+    terms = pred * weight
+    return terms if reduction == "none" else terms.sum()
+
+
+def unless_no_weight_is_positive(loss: Tensor, pred: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    """`loss`, or mmdet's `shortcut` where no weight is positive, chosen on the device (mmdet reads the host).
+
+    If every weight is exactly 0 both are 0 with zero gradients; they differ where all are <= 0 and one is negative, and
+    then the value is that odd sum. `torch.where` passes a zero gradient to the side not chosen, and both sides
+    multiply it by finite numbers (the weight, the derivative of the loss), so that no NaN leaks for finite input.
+    Negative weights cannot be told from the host without waiting for the device, so the choice is always made: two
+    kernels for the flag, two for the sum, one for the choice.
+
+    With reduction "none" mmdet returns a scalar here and a vector otherwise. A shape cannot depend on values without
+    waiting for the device: the result always has the shape of the loss, and its sum is mmdet's scalar.
+    """
+    other = shortcut(pred, weight, reduction)
+    if other.dim() > loss.dim():  # a loss per box (n,), products per coordinate (n, 4)
+        other = other.sum(-1)
+    return torch.where((weight > 0).any(), loss, other)
+
+
+def _fits_native(loss: NativeLoss, weight: Tensor | None, avg_factor: float | Tensor | None) -> bool:
+    """Whether the native call reduces as mmdet does: else the loss per element is reduced by plain torch.
+
+    The mean over nothing is NaN in mmdet and 0 natively. What broadcasts in mmdet but not natively: a weight that is a
+    number or enlarges the loss, an avg_factor with dimensions, either of them a CPU scalar beside a CUDA loss. An
+    avg_factor with a gradient has none natively.
+    """
+    if 0 in loss.shape:
+        return False
+    if isinstance(avg_factor, Tensor) and (
+        avg_factor.dim() > 0 or avg_factor.requires_grad or avg_factor.device != loss.pred.device
+    ):
+        return False
+    if weight is None:
+        return True
+    if not isinstance(weight, Tensor) or weight.device != loss.pred.device:
+        return False
+    pairs = zip(reversed(weight.shape), reversed(loss.shape))
+    return weight.dim() <= len(loss.shape) and all(given in (1, wanted) for given, wanted in pairs)

@@ -1,0 +1,210 @@
+"""L1Loss, SmoothL1Loss, MSELoss and their functions (mmdet/models/losses/{smooth_l1,mse}_loss.py, mmdet 3.3.0).
+
+Element-wise on tensors of any shape, boxes or offsets. Formulas: `fastloss.functional.regression_loss`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastloss import functional
+from fastloss.compat.mmdet.reduction import (
+    NativeLoss,
+    choose_reduction,
+    scale,
+    shortcut,
+    unless_no_weight_is_positive,
+    weighted_loss,
+)
+from fastloss.compat.mmdet.registry import LOSSES
+
+
+@weighted_loss
+def smooth_l1_loss(pred: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
+    """0.5 d^2 / beta where d = |pred - target| < beta, else d - 0.5 beta; the shape of pred.
+
+    Called as ``smooth_l1_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
+    AssertionError: beta <= 0, different shapes. An empty target gives ``pred.sum() * 0``.
+    """
+    if not beta > 0:
+        raise AssertionError(f"beta must be > 0, got {beta}")
+    if target.numel() == 0:
+        return pred.sum() * 0
+    return _native(*_same_shape(pred, target), kind="smooth_l1", beta=beta)
+
+
+@weighted_loss
+def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """abs(pred - target); the shape of pred.
+
+    Called as ``l1_loss(pred, target, weight=None, reduction="mean", avg_factor=None)``.
+    AssertionError: different shapes. An empty target gives ``pred.sum() * 0``.
+    """
+    if target.numel() == 0:
+        return pred.sum() * 0
+    return _native(*_same_shape(pred, target), kind="l1")
+
+
+@weighted_loss
+def mse_loss(pred: Tensor, target: Tensor) -> Tensor:
+    """(pred - target)^2; the common shape of both (different shapes broadcast with a warning, as in torch).
+
+    Called as ``mse_loss(pred, target, weight=None, reduction="mean", avg_factor=None)``.
+    """
+    if pred.shape != target.shape:
+        warnings.warn(
+            f"target has shape {tuple(target.shape)} and pred {tuple(pred.shape)}: they are broadcast", stacklevel=3
+        )
+        pred, target = torch.broadcast_tensors(pred, target)
+    return _native(pred, target, kind="mse")
+
+
+@LOSSES.register_module()
+class SmoothL1Loss(nn.Module):
+    """Smooth L1 loss: 0.5 d^2 / beta where d = |pred - target| < beta, else d - 0.5 beta, times `loss_weight`.
+
+    Args:
+        beta: where the parabola meets the line, in the unit of pred; AssertionError at the call unless > 0.
+        reduction: "none", "mean" or "sum".
+        loss_weight: factor of the result.
+
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred and target of one shape
+    and a weight that broadcasts to it; for (n, 4) a weight (n,) weights the rows, unless n = 4: then, as in mmdet, it
+    broadcasts and weights the columns. (mmdet refuses weights (n,) for other n if any of them is positive.)
+    No elements: 0, also for "mean". Where no weight is positive the result is ``(pred * weight).sum()``, without
+    loss_weight and avg_factor; for "none" it is that product per element (mmdet: a scalar, after reading the weights on
+    the host). AssertionError: different shapes, a wrong `reduction_override`. ValueError: avg_factor with "sum".
+    """
+
+    def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.beta = beta
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
+        return _with_shortcut(
+            self, smooth_l1_loss, pred, target, weight, avg_factor, reduction_override, beta=self.beta, **kwargs
+        )
+
+
+@LOSSES.register_module()
+class L1Loss(nn.Module):
+    """L1 loss: abs(pred - target), times `loss_weight`.
+
+    Args:
+        reduction: "none", "mean" or "sum".
+        loss_weight: factor of the result.
+
+    Call, weights, empty input, shortcut and errors: as `SmoothL1Loss`.
+
+    >>> L1Loss()(torch.tensor([0., 2., 3.]), torch.ones(3), torch.tensor([1., 0., 1.]), avg_factor=2)
+    tensor(1.5000)
+    """
+
+    def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
+        return _with_shortcut(self, l1_loss, pred, target, weight, avg_factor, reduction_override)
+
+
+@LOSSES.register_module()
+class MSELoss(nn.Module):
+    """Squared error (pred - target)^2, times `loss_weight`.
+
+    Args:
+        reduction: "none", "mean" or "sum".
+        loss_weight: factor of the result.
+
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred and target of one shape
+    (others broadcast, with a warning) and a weight that broadcasts to it. No elements: the mean is NaN, 0 with an
+    avg_factor. AssertionError: a wrong `reduction_override`. ValueError: avg_factor with "sum".
+    """
+
+    def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
+        reduction = choose_reduction(reduction_override, self.reduction)
+        loss = mse_loss(pred, target, weight, reduction=reduction, avg_factor=avg_factor)
+        return scale(loss, self.loss_weight)
+
+
+def _with_shortcut(
+    module: nn.Module,
+    function: Any,
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    avg_factor: float | Tensor | None,
+    reduction_override: str | None,
+    **kwargs: Any,
+) -> Tensor:
+    """The forward that L1Loss and SmoothL1Loss share: mmdet's zero-weight shortcut around the weighted function."""
+    # mmdet checks the override after this return.
+    if weight is not None and weight.numel() == 0:
+        return shortcut(pred, weight, "sum")
+    reduction = choose_reduction(reduction_override, module.reduction)
+    weight = _per_row(weight, pred)
+    loss = function(pred, target, weight, reduction=reduction, avg_factor=avg_factor, **kwargs)
+    loss = scale(loss, module.loss_weight)
+    if weight is None:
+        return loss
+    return unless_no_weight_is_positive(loss, pred, weight, reduction)
+
+
+def _per_row(weight: Tensor | None, pred: Tensor) -> Tensor | None:
+    """(n,) -> (n, 1) for pred (n, c), where (n,) does not broadcast; without it mmdet's shortcut could not be kept."""
+    if weight is None or pred.dim() != 2 or weight.dim() != 1:
+        return weight
+    rows, columns = pred.shape
+    return weight.unsqueeze(1) if len(weight) == rows and rows != columns else weight
+
+
+def _native(pred: Tensor, target: Tensor, **options: Any) -> NativeLoss:
+    if pred.dtype != target.dtype:
+        dtype = torch.promote_types(pred.dtype, target.dtype)
+        pred, target = pred.to(dtype), target.to(dtype)
+    return NativeLoss(functional.regression_loss, pred, target, pred.shape, options)
+
+
+def _same_shape(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    if pred.shape != target.shape:
+        raise AssertionError(
+            f"pred and target must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}"
+        )
+    return pred, target

@@ -1,0 +1,1 @@
+"""Schema, argument checks and public function of every op, one file per stem."""

@@ -1,0 +1,109 @@
+"""Checks and conversions that every loss makes once, at the front."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("none", "mean", "sum")
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def floating(name: str, value: Tensor) -> None:
+    """Raise TypeError unless `value` is a floating-point tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+
+
+def tensor_on(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
+    """Raise unless `value` is a tensor on the device of `like`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.device != like.device:
+        raise ValueError(
+            f"{name} must be on the device of {like_name}, {like.device}, got {value.device}"
+        )
+
+
+def same_shape(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
+    """Raise ValueError unless both shapes are equal."""
+    if value.shape != like.shape:
+        raise ValueError(
+            f"{name} must have the shape of {like_name}, {tuple(like.shape)}, "
+            f"got {tuple(value.shape)}"
+        )
+
+
+def choice(name: str, value: str, options: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `options`."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def at_least(name: str, value: float, bound: float, *, strict: bool = False) -> float:
+    """`value` as a float; raise unless it is finite and >= bound (> bound if strict)."""
+    if isinstance(value, Tensor) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (value > bound if strict else value >= bound) or value == math.inf:
+        relation = ">" if strict else ">="
+        raise ValueError(f"{name} must be finite and {relation} {bound:g}, got {value}")
+    return float(value)
+
+
+def promote(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in their common dtype, as torch's arithmetic would have it."""
+    if first.dtype == second.dtype:
+        return first, second
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return first.to(dtype), second.to(dtype)
+
+
+def weight_like(
+    weight: Tensor | None, shape: torch.Size, like_name: str, like: Tensor
+) -> Tensor | None:
+    """The weight, expanded (not copied) to the shape of the unreduced loss."""
+    if weight is None:
+        return None
+    tensor_on("weight", weight, like_name, like)
+    if weight.dtype not in FLOATING:
+        weight = weight.to(like.dtype)
+    if weight.shape == shape:
+        return weight
+    fits = weight.dim() <= len(shape) and all(
+        w in (1, s) for w, s in zip(reversed(weight.shape), reversed(shape))
+    )
+    if not fits:
+        raise ValueError(
+            f"weight must broadcast to the unreduced loss of shape {tuple(shape)}, "
+            f"got {tuple(weight.shape)}"
+        )
+    return weight.expand(shape)
+
+
+def divisor(
+    reduction: str, avg_factor: float | Tensor | None, like_name: str, like: Tensor
+) -> tuple[Tensor | None, float | None]:
+    """`avg_factor` as the op takes it: (0-d tensor or None, number or None)."""
+    choice("reduction", reduction, REDUCTIONS)
+    if avg_factor is None:
+        return None, None
+    if reduction == "sum":
+        raise ValueError('avg_factor needs reduction "mean" or "none", got "sum"')
+    if not isinstance(avg_factor, Tensor):
+        return None, at_least("avg_factor", avg_factor, 0)
+    if avg_factor.numel() != 1:
+        raise ValueError(f"avg_factor must have one element, got shape {tuple(avg_factor.shape)}")
+    if avg_factor.requires_grad:
+        raise ValueError("avg_factor has no gradient here: pass avg_factor.detach()")
+    tensor_on("avg_factor", avg_factor, like_name, like)
+    if avg_factor.dtype not in FLOATING:
+        avg_factor = avg_factor.to(torch.float32)
+    return avg_factor.reshape(()), None
+
+
+def under_autocast(tensor: Tensor) -> bool:
+    """Whether results of half inputs shall be float32, as torch's own losses do under autocast."""
+    return torch.is_autocast_enabled(tensor.device.type)

@@ -1,0 +1,1 @@
+"""The specification: one file per stem, torch only, forward and explicit backward."""

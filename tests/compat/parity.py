@@ -1,0 +1,82 @@
+"""Compare a mirrored loss with the library's own, in value and in every gradient.
+
+The truth is the library's class in float64 on the inputs as rounded to the dtype under test. Our error may be as large
+as twice the error the library makes in that dtype, or a few units in the last place of the largest number in sight.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Units in the last place allowed beside the library's own error: a handful of operations each round once.
+ROUNDINGS = 32
+
+
+def assert_parity(
+    ours: Callable[..., Tensor],
+    theirs: Callable[..., Tensor],
+    *args: Any,
+    dtype: torch.dtype = torch.float32,
+    **kwargs: Any,
+) -> None:
+    """Call both with the same arguments; floating-point tensors among them get gradients, which are compared too."""
+    args, kwargs = _cast((args, kwargs), dtype)
+    value, gradients = _evaluate(ours, args, kwargs)
+    if dtype == torch.float64:
+        library, library_gradients = truth, true_gradients = _evaluate(theirs, args, kwargs)
+    else:
+        library, library_gradients = _evaluate(theirs, args, kwargs)
+        truth, true_gradients = _evaluate(theirs, *_cast((args, kwargs), torch.float64))
+    assert value.shape == truth.shape
+    assert value.dtype in (dtype, torch.float32) if dtype.itemsize < 4 else value.dtype == dtype
+    assert_as_exact(value, library, truth, dtype)
+    assert len(gradients) == len(true_gradients)
+    for gradient, library_gradient, true_gradient in zip(gradients, library_gradients, true_gradients):
+        assert_as_exact(gradient, library_gradient, true_gradient, dtype)
+
+
+def assert_as_exact(actual: Tensor, library: Tensor, truth: Tensor, dtype: torch.dtype) -> None:
+    """`actual` is as near to `truth` as what the library returns in this dtype, up to a few roundings."""
+    actual, library, truth = actual.double(), library.double(), truth.double()
+    scale = truth.abs().nan_to_num(0).max() if truth.numel() else 0
+    library_error = (library - truth).abs().nan_to_num(0)
+    bound = 2 * library_error + ROUNDINGS * torch.finfo(dtype).eps * scale
+    wrong = ~((actual - truth).abs() <= bound) & ~(actual.isnan() & truth.isnan())
+    assert not wrong.any(), f"got {actual[wrong][:5]}, expected {truth[wrong][:5]}, bound {bound[wrong][:5]}"
+
+
+def _evaluate(
+    loss: Callable[..., Tensor], args: tuple, kwargs: dict[str, Any]
+) -> tuple[Tensor, list[Tensor]]:
+    """Value, and the gradients of all floating-point tensors in the arguments (zero where unused)."""
+    args, kwargs = copy.deepcopy((args, kwargs))
+    leaves = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()]
+    before = [leaf.clone() for leaf in leaves]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    value = loss(*args, **kwargs)
+    assert all(torch.equal(*pair) for pair in zip(leaves, before)), "an argument was modified"
+    if not value.requires_grad:  # mmdet cuts the graph for empty boxes
+        return value.detach(), [torch.zeros_like(leaf) for leaf in leaves]
+    # An uneven gradient from above, so that elements cannot be confused.
+    above = torch.linspace(0.5, 1.5, value.numel(), dtype=torch.float64).to(value.dtype)
+    gradients = torch.autograd.grad(
+        value, leaves, above.reshape(value.shape), allow_unused=True, materialize_grads=True
+    )
+    return value.detach(), list(gradients)
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    """Every floating-point tensor in nested tuples and dicts, rounded to `dtype`; strides are kept."""
+    if isinstance(tree, Tensor) and tree.is_floating_point():
+        return tree.detach().to(dtype)
+    if isinstance(tree, tuple):
+        return tuple(_cast(x, dtype) for x in tree)
+    if isinstance(tree, dict):
+        return {key: _cast(x, dtype) for key, x in tree.items()}
+    return tree

@@ -1,0 +1,113 @@
+"""Load the loss modules of the libraries that fastloss.compat mirrors, and nothing else of them.
+
+The wheels of tests/compat/requirements.txt lie in ``.venv/references`` (or the folder named by the environment variable
+FASTLOSS_REFERENCES), installed without dependencies. One function per library returns its losses as a namespace. Where a
+loss module imports something that no loss computes with (registries, image operators, training utilities), an empty
+stand-in takes its place, so no other wheel is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(os.environ.get("FASTLOSS_REFERENCES", ROOT / ".venv" / "references"))
+INSTALL = f"pip install --no-deps --target {FOLDER} -r {Path(__file__).parent / 'requirements.txt'}"
+
+
+class ReferenceMissing(ImportError):
+    """A reference library is not installed at the mirrored version; the text says how to install it."""
+
+
+def or_skip(load: Callable[[], types.SimpleNamespace]) -> types.SimpleNamespace:
+    """The library that `load` returns; where it is missing, the whole test module is skipped, with the command."""
+    import pytest
+
+    try:
+        return load()
+    except ReferenceMissing as missing:
+        pytest.skip(str(missing), allow_module_level=True)
+
+
+@functools.cache
+def mmdet() -> types.SimpleNamespace:
+    """mmdet.models.losses 3.3.0: every public class and function of its files."""
+    package = _locate("mmdet", "3.3.0")
+
+    # Packages whose __init__ would import the whole of mmdet; their submodules still load from the wheel.
+    for name in ("mmdet", "mmdet.models", "mmdet.structures", "mmdet.structures.bbox"):
+        _stand_in(name, package.joinpath(*name.split(".")[1:]))
+    overlaps = importlib.import_module("mmdet.structures.bbox.bbox_overlaps")
+    sys.modules["mmdet.structures.bbox"].bbox_overlaps = overlaps.bbox_overlaps
+
+    registry = types.SimpleNamespace(register_module=lambda *args, **kwargs: lambda cls: cls)
+    _stand_in("mmdet.registry", MODELS=registry, TASK_UTILS=registry)
+    _stand_in("mmdet.utils", reduce_mean=lambda tensor: tensor)
+    _stand_in("mmdet.models.utils", multi_apply=None)
+    _stand_in("mmdet.models.task_modules")
+    _stand_in("mmdet.models.task_modules.coders", BaseBBoxCoder=object)
+    _stand_in("mmdet.models.task_modules.samplers", SamplingResult=object)
+    _stand_in("mmengine")
+    _stand_in("mmengine.logging", print_log=print)
+    _stand_in("mmengine.model", BaseModule=torch.nn.Module)
+    _stand_in("mmengine.structures", BaseDataElement=object)
+    _stand_in("mmcv")
+    _stand_in("mmcv.ops", sigmoid_focal_loss=_mmcv_sigmoid_focal_loss)
+
+    losses = importlib.import_module("mmdet.models.losses")
+    files = [sys.modules[f"{losses.__name__}.{Path(file).stem}"] for file in _sources(package)]
+    names = {k: v for file in files for k, v in vars(file).items() if _defined_in(v, file.__name__)}
+    return types.SimpleNamespace(**names)
+
+
+def _mmcv_sigmoid_focal_loss(logits, labels, gamma, alpha, weight, reduction):
+    """mmcv.ops.sigmoid_focal_loss exists on CUDA only; mmdet's own PyTorch version has the same values.
+
+    logits (N, C), labels (N,) int64 with background = C.
+    """
+    num_classes = logits.size(1)
+    one_hot = F.one_hot(labels, num_classes + 1)[:, :num_classes]  # (N, C)
+    focal = sys.modules["mmdet.models.losses.focal_loss"]
+    return focal.py_sigmoid_focal_loss(logits, one_hot, weight, gamma, alpha, reduction)
+
+
+def _locate(name: str, version: str) -> Path:
+    """The folder of an installed package, found without importing it."""
+    # Last, so that nothing installed there can shadow torch or numpy.
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise ReferenceMissing(f"{name} {version} is not installed: {INSTALL}") from None
+    if found != version:
+        raise ReferenceMissing(f"{name} {version} is mirrored, {found} is installed: {INSTALL}")
+    return Path(importlib.util.find_spec(name).submodule_search_locations[0])
+
+
+def _stand_in(name: str, path: Path | None = None, **attributes: object) -> None:
+    """Put an empty module into sys.modules; with `path` its submodules are importable from there."""
+    module = types.ModuleType(name)
+    # An empty search path still marks a package, so that stand-ins for its submodules are found.
+    module.__path__ = [] if path is None else [str(path)]
+    module.__dict__.update(attributes)
+    sys.modules[name] = module
+
+
+def _sources(package: Path) -> list[Path]:
+    return sorted(package.glob("models/losses/[!_]*.py"))
+
+
+def _defined_in(value: object, module: str) -> bool:
+    return callable(value) and getattr(value, "__module__", None) == module
