@@ -4,6 +4,7 @@ FASTLOSS_CPP and FASTLOSS_CUDA are auto (build if possible), 0 (leave out) or 1 
 What was built, or why not, is kept in _build_info.json and shown by `python -m fastloss info`.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -40,9 +41,9 @@ def decide(switch: str, pattern: str, require: Callable[[], None]) -> tuple[list
         return [], f"{switch}=0 left it out"
     sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     try:
-        require()
         if not sources:
             raise Unavailable(f"this version has no {pattern}")
+        require()
     except Unavailable as reason:
         if value == "1":
             raise SystemExit(f"fastloss: {switch}=1 cannot be met: {reason}") from None
@@ -94,7 +95,11 @@ class BuildExt(build_ext):
         self.mkpath(str(folder))
         for name in {"fastloss._C", "fastloss._C_cuda"} - {ext.name for ext in self.extensions}:
             folder.parent.joinpath(self.get_ext_filename(name)).unlink(missing_ok=True)
-        (folder / "_build_info.json").write_text(json.dumps(self.info, indent=2) + "\n")
+        # With these, import recognises a damaged object, which would crash the process when loaded.
+        files = [Path(folder.parent, self.get_ext_filename(ext.name)) for ext in self.extensions]
+        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        record = json.dumps({**self.info, "sha256": digests}, indent=2)
+        (folder / "_build_info.json").write_text(record + "\n")
 
 
 class Wheel(bdist_wheel):

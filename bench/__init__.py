@@ -1,4 +1,5 @@
-"""Benchmarks of fastloss against eager PyTorch, `torch.compile` and other kernels: `python -m bench --help`."""
+"""Benchmarks of fastloss against eager PyTorch, `torch.compile` and other kernels: `python -m bench
+--help`."""
 
 from bench.records import Record
 from bench.runner import Comparison, quick_compare, run_workload

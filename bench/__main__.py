@@ -1,4 +1,5 @@
-"""`python -m bench` measures; `python -m bench report` writes the README's table and the plots from the records."""
+"""`python -m bench` measures; `python -m bench report` writes the README's table and the plots from
+the records."""
 
 from __future__ import annotations
 
@@ -21,8 +22,10 @@ _QUICK_ROUNDS = 3
 def _run_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Time and memory of fastloss against eager PyTorch and torch.compile; numbers are checked first.",
-        epilog="`python -m bench report [--check]` regenerates the README's table and the plots from the records.",
+        description="Time and memory of fastloss against eager PyTorch and torch.compile; "
+        "numbers are checked first.",
+        epilog="`python -m bench report [--check]` regenerates the README's table and the plots "
+        "from the records.",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--suite", choices=workloads.suites(), default="losses")

@@ -44,7 +44,8 @@ class _Rich(Listener):
 
 @contextlib.contextmanager
 def listener(total: int) -> Iterator[Listener]:
-    """A progress bar over `total` units; lines on stderr where that is not a terminal, or rich is missing."""
+    """A progress bar over `total` units; lines on stderr where that is not a terminal, or rich is
+    missing."""
     if Console is None or not sys.stderr.isatty():
         yield _Plain()
         return

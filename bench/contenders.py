@@ -29,7 +29,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Truth:
-    """Loss and gradient of the plain baseline in float64, on the inputs as rounded to their dtype."""
+    """Loss and gradient of the plain baseline in float64, on the rounded inputs."""
 
     loss: float
     grad: Tensor
@@ -51,8 +51,8 @@ def eager(workload: Workload) -> Contender:
 
 
 def compiled(workload: Workload) -> Contender:
-    """`torch.compile` of the plain version, which has fewer graph breaks than the upstream classes (they test on the
-    host whether any weight is positive): the stronger opponent of the two."""
+    """`torch.compile` of the plain version, which has fewer graph breaks than the upstream classes
+    (they test on the host whether any weight is positive): the stronger opponent of the two."""
     torch._dynamo.reset()
     source = f"torch.compile of bench.baselines.{workload.stem}"
     return Contender(COMPILED, source, torch.compile(plain(workload), dynamic=False))
@@ -65,18 +65,18 @@ def ours(workload: Workload, device: torch.device) -> Contender:
 
 
 def _implementation(stem: str, device: torch.device) -> str:
-    """Which kernels the dispatcher takes for the stem's ops on this device, without the remarks in brackets."""
+    """Which kernels the dispatcher takes for the stem's ops on this device, without the remarks in
+    brackets."""
     table = fastloss.backends()
-    chosen = {
-        table[op][device.type].split(" (")[0] for op in sorted(table) if op.startswith(stem)
-    }
+    chosen = {table[op][device.type].split(" (")[0] for op in sorted(table) if op.startswith(stem)}
     return " and ".join(sorted(chosen))
 
 
 def builders(
     workload: Workload, device: torch.device, with_compile: bool
 ) -> dict[str, Callable[[], Contender]]:
-    """Name to a function that makes the contender; a peer's raises ImportError where it is not installed."""
+    """Name to a function that makes the contender; a peer's raises ImportError where it is not
+    installed."""
     table: dict[str, Callable[[], Contender]] = {EAGER: partial(eager, workload)}
     if with_compile:
         table[COMPILED] = partial(compiled, workload)
@@ -115,7 +115,8 @@ def truth(workload: Workload, inputs: Inputs) -> Truth:
 
 
 def error(loss: Loss, inputs: Inputs, expected: Truth) -> float:
-    """The larger of the relative error of the loss and the relative L2 error of the gradient; infinite for NaN."""
+    """The larger of the relative error of the loss and the relative L2 error of the gradient;
+    infinite for NaN."""
     value, grad = evaluate(loss, inputs)
     of_value = abs(float(value) - expected.loss) / abs(expected.loss)
     of_grad = float((grad.double() - expected.grad).norm() / expected.grad.norm())

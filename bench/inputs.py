@@ -56,7 +56,8 @@ class Source:
         return sample.mul_(std).add_(mean)
 
     def labels(self, rows: int, classes: int, positive: float) -> Tensor:
-        """Class ids (rows,) of which the share `positive` are objects, the others background = classes."""
+        """Class ids (rows,) of which the share `positive` are objects, the others background =
+        classes."""
         labels = torch.randint(classes, (rows,), generator=self.generator, device=self.device)
         return labels.masked_fill_(self.uniform(rows) >= positive, classes)
 
@@ -68,7 +69,8 @@ def _weights(source: Source, *shape: int) -> tuple[Tensor, float]:
 
 
 def box_pairs(source: Source, shape: Shape) -> Inputs:
-    """Positive samples: a target and a prediction jittered by 15 % of its size, so nearly all pairs overlap."""
+    """Positive samples: a target and a prediction jittered by 15 % of its size, so nearly all pairs
+    overlap."""
     (rows,) = shape
     centre = source.uniform(rows, 2, high=1024.0)
     size = source.normal(rows, 2, mean=4.0, std=0.8).exp_()  # median 55 pixels
@@ -80,13 +82,15 @@ def box_pairs(source: Source, shape: Shape) -> Inputs:
 
 
 def regression_pairs(source: Source, shape: Shape) -> Inputs:
-    """Encoded box deltas; with beta = 1 about half of the errors lie on each branch of smooth L1."""
+    """Encoded box deltas; with beta = 1 about half of the errors lie on each branch of smooth
+    L1."""
     target = source.normal(*shape)
     pred = target + source.normal(*shape, std=1.5)
     return Inputs(pred, target, *_weights(source, *shape))
 
 
-# Logits at the start of training sit at the focal prior of 0.01, log(0.01 / 0.99) = -4.6; they spread later.
+# Logits at the start of training sit at the focal prior of 0.01, log(0.01 / 0.99) = -4.6; they
+# spread later.
 _LOGIT_MEAN, _LOGIT_STD = -4.0, 1.5
 # Share of anchors that are matched to an object.
 _POSITIVE = 0.02
@@ -126,7 +130,8 @@ def iou_aware_classes(source: Source, shape: Shape) -> Inputs:
 
 
 def heatmaps(source: Source, shape: Shape) -> Inputs:
-    """Centre heat maps (B, C, H, W): 1 at a centre (1 cell in 10,000), a Gaussian tail around (5 %), else 0.
+    """Centre heat maps (B, C, H, W): 1 at a centre (1 cell in 10,000), a Gaussian tail around (5
+    %), else 0.
 
     Predictions are probabilities, clamped to [1e-4, 1 - 1e-4] as CenterNet does.
     """

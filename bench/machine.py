@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bench.timing import make_clock, steady
+from bench import timing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,11 +58,12 @@ def _driver() -> str | None:
 
 
 def copy_bandwidth(device: torch.device, threads: int) -> float:
-    """The best of several copies: a floor should be what the machine can do, not what it did while disturbed."""
+    """The best of several copies: a floor should be what the machine can do, not what it did while
+    disturbed."""
     source = torch.ones(_COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    clock = make_clock(device, threads)
-    with steady(threads):
+    clock = timing.make_clock(device, threads)
+    with timing.threads(threads):
         clock.measure(lambda: target.copy_(source), 2)
         best = min(clock.measure(lambda: target.copy_(source), 1)[0] for _ in range(_COPY_ROUNDS))
     return 2 * source.numel() / best / 1e6
@@ -76,7 +77,8 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str:
-    """HEAD of this checkout, "+dirty" where files other than the results and the README differ from it."""
+    """HEAD of this checkout, "+dirty" where files other than the results and the README differ from
+    it."""
     head = _git("rev-parse", "HEAD")
     if head is None:
         return "unknown"

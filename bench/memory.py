@@ -9,10 +9,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.timing import Step
 
-# The name under which the profiler lists every allocation and release (positive and negative bytes).
+# The name under which the profiler lists every allocation and release (positive and negative
+# bytes).
 _MEMORY_EVENT = "[memory]"
 
-# Kineto writes two lines to stderr per profile below this level; it reads the variable when first used.
+# Kineto writes two lines to stderr per profile below this level; it reads the variable when first
+# used.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
@@ -31,7 +33,8 @@ def peak_bytes(step: Step, device: torch.device) -> int:
 
 
 def _peak(profiler: profile) -> int:
-    # A dispatch mode would not see what a C++ kernel allocates inside an op; the allocator's own events do.
+    # A dispatch mode would not see what a C++ kernel allocates inside an op; the allocator's own
+    # events do.
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == _MEMORY_EVENT]
     live = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import report
 from bench.records import Record
@@ -29,7 +30,9 @@ def speedup(found: Sequence[Record], path: Path) -> None:
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
 
 
-def _draw(axis, group: Sequence[Record]) -> None:
+def _draw(axis: Any, group: Sequence[Record]) -> None:
+    from matplotlib.ticker import ScalarFormatter
+
     names = {r.workload for r in group}
     order = [n for n in WORKLOADS if n in names] + sorted(names - set(WORKLOADS))
     series = report.speedups(group)
@@ -37,14 +40,18 @@ def _draw(axis, group: Sequence[Record]) -> None:
     for i_series, (contender, ratios) in enumerate(series.items()):
         shown = [(i, ratios[name]) for i, name in enumerate(order) if name in ratios]
         places = [i + (i_series - (len(series) - 1) / 2) * height for i, _ in shown]
-        bars = axis.barh(places, [ratio for _, ratio in shown], height, label=contender)
+        # From 1, where eager stands: on a logarithmic axis there is no zero to begin at.
+        widths = [ratio - 1 for _, ratio in shown]
+        bars = axis.barh(places, widths, height, left=1.0, label=contender)
         axis.bar_label(bars, [f"{ratio:.1f}" for _, ratio in shown], padding=2, fontsize=7)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_xscale("log")
-    axis.margins(x=0.15)
+    axis.margins(x=0.12, y=0.02)
+    axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_yticks(range(len(order)), order)
     axis.invert_yaxis()
     axis.set_xlabel("times faster than eager PyTorch (log scale)")
     first = group[0]
-    axis.set_title(f"{first.device}, size {first.size}, {first.dtype}, forward + backward", fontsize=9)
+    title = f"{first.device}, size {first.size}, {first.dtype}, forward + backward"
+    axis.set_title(title, fontsize=9)
     axis.legend(fontsize=8)

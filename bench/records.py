@@ -1,4 +1,5 @@
-"""One JSON object per line and contender; a newer record replaces the older one of the same key, in its place."""
+"""One JSON object per line and contender; a newer record replaces the older one of the same key, in
+its place."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ _HEADER = (
     "% of copy floor",
 )
 _EXPLANATION = (
-    "Forward and backward, gradient to the predictions. Median over alternating rounds in one process; ratios are "
-    "medians of the ratios within a round. MB: peak memory beyond the inputs, the gradient included. "
-    '"Best other": the fastest correct result that is not fastloss. Copy floor: inputs read once and gradient '
-    "written once, at this machine's own copy speed."
+    "Forward and backward, gradient to the predictions. Median over alternating rounds in one "
+    "process; ratios are medians of the ratios within a round. MB: peak memory beyond the inputs, "
+    'the gradient included. "Best other": the fastest correct result that is not fastloss. Copy '
+    "floor: inputs read once and gradient written once, at this machine's own copy speed."
 )
 
 
@@ -70,7 +70,8 @@ def _block(group: Sequence[Record]) -> str:
     lines = [f"**{first.device}**, size {first.size}, {first.dtype}, {_conditions(group)}", ""]
     lines += ["| " + " | ".join(_HEADER) + " |", "|---" + "|---:" * (len(_HEADER) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    failures = [f"- {r.workload}, {r.contender}: {r.status}" for r in group if r.status != records.OK]
+    failed = [r for r in group if r.status not in (records.OK, records.WRONG)]
+    failures = [f"- {r.workload}, {r.contender}: {r.status}" for r in failed]
     return "\n".join([*lines, *(["", *failures] if failures else [])])
 
 

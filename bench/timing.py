@@ -1,7 +1,7 @@
 """Alternating rounds of several contenders in one process, and the statistics over the rounds.
 
-Rounds alternate (A B C, A B C, ...) so that a slow spell of the machine hits all contenders alike, and ratios are taken
-within a round before the median over rounds.
+Rounds alternate (A B C, A B C, ...) so that a slow spell of the machine hits all contenders alike,
+and ratios are taken within a round before the median over rounds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch
 
 Step = Callable[[], None]
 
-# A round of one contender lasts about this long: long against the clock's resolution, short against a machine's moods.
+# Length of one contender's round: long against the clock's resolution, short against the spells
+# in which other programs disturb a machine.
 ROUND_MS = 100.0
-# Enough for every launch-bound kernel to reach ROUND_MS without calibration being trusted on nanoseconds.
+# No step that a bench is about takes less than a tenth of a millisecond.
 MAX_ITERATIONS = 1000
 
 
@@ -108,25 +109,34 @@ def make_clock(device: torch.device, threads: int, cold_l2: bool = False) -> Clo
 
 
 @contextlib.contextmanager
-def steady(threads: int) -> Iterator[None]:
-    """No garbage collection inside a round, and a fixed number of threads."""
-    collecting, before = gc.isenabled(), torch.get_num_threads()
-    gc.collect()
-    gc.disable()
-    torch.set_num_threads(threads)
+def threads(count: int) -> Iterator[None]:
+    """A fixed number of PyTorch threads inside the `with` block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        if collecting:
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """The collector would run in whichever round happens to fill its quota."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
             gc.enable()
 
 
-def calibrate(step: Step, clock: Clock, round_ms: float = ROUND_MS) -> int:
+def calibrate(step: Step, clock: Clock) -> int:
     """Iterations that fill a round, from the second of two warm-up calls."""
     clock.measure(step, 1)
     spent, wall = clock.measure(step, 1)
-    return min(MAX_ITERATIONS, max(1, round(round_ms / max(spent, wall, 1e-3))))
+    return min(MAX_ITERATIONS, max(1, round(ROUND_MS / max(spent, wall, 1e-3))))
 
 
 def alternate(
@@ -134,18 +144,17 @@ def alternate(
     clock: Clock,
     rounds: int,
     on_round: Callable[[int], None] = lambda _: None,
-    round_ms: float = ROUND_MS,
 ) -> dict[str, Timing]:
     """Times every step once per round, in turn."""
-    iterations = {name: calibrate(step, clock, round_ms) for name, step in steps.items()}
+    iterations = {name: calibrate(step, clock) for name, step in steps.items()}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for i_round in range(rounds):
-        for name, step in steps.items():
-            spent[name].append(clock.measure(step, iterations[name]))
-        on_round(i_round)
+    with no_garbage_collection():
+        for i_round in range(rounds):
+            for name, step in steps.items():
+                spent[name].append(clock.measure(step, iterations[name]))
+            on_round(i_round)
     return {
-        name: Timing(tuple(ms for ms, _ in pairs), tuple(wall for _, wall in pairs), iterations[name])
-        for name, pairs in spent.items()
+        name: Timing(*zip(*pairs, strict=True), iterations[name]) for name, pairs in spent.items()
     }
 
 

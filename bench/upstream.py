@@ -9,8 +9,10 @@ from bench.workloads import Loss, Upstream
 
 
 def load(upstream: Upstream) -> tuple[str, Loss]:
-    """(what it is, the class built with reduction "mean"); ImportError where the library is not installed."""
-    # The loader of the parity tests knows how to import a library without everything its losses do not need.
+    """(what it is, the class built with reduction "mean"); ImportError where the library is not
+    installed."""
+    # The loader of the parity tests knows how to import a library without everything its losses do
+    # not need.
     references = importlib.import_module("tests.compat.references")
     library = getattr(references, upstream.library)()
     module = getattr(library, upstream.name)(reduction="mean", **upstream.options)

@@ -1,4 +1,5 @@
-"""The workloads as data: what is called, on what, why that size, and which upstream class does the same."""
+"""The workloads as data: what is called, on what, why that size, and which upstream class does the
+same."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Peer:
-    """The best other kernel for a workload. `make` returns a loss with the baseline's signature and raises
-    ImportError where the peer is not installed."""
+    """The best other kernel for a workload. `make` returns a loss with the baseline's signature and
+    raises ImportError where the peer is not installed."""
 
     name: str
     make: Callable[[], Loss]
@@ -35,7 +36,8 @@ class Peer:
 
 @dataclass(frozen=True)
 class Workload:
-    """`call` names the function in `bench.baselines.<stem>` and in `fastloss.functional`; both take `options`."""
+    """`call` names the function in `bench.baselines.<stem>` and in `fastloss.functional`; both take
+    `options`."""
 
     name: str
     stem: str
@@ -49,9 +51,11 @@ class Workload:
     suite: str = "losses"
 
 
-# 1e6 boxes is one large batch of positives and far beyond the cache of one core; 20e6 fills a large GPU (1040 MB to move).
+# 1e6 boxes is one large batch of positives and far beyond the cache of one core; 20e6 fills a large
+# GPU (1040 MB to move).
 _BOXES = MappingProxyType({"small": (1_000_000,), "large": (20_000_000,)})
-# 100k anchors of one 800 x 1333 image and the 80 classes of COCO; 2e6 anchors are a batch of 16 or more.
+# 100k anchors of one 800 x 1333 image and the 80 classes of COCO; 2e6 anchors are a batch of 16 or
+# more.
 _SCORES = MappingProxyType({"small": (100_000, 80), "large": (2_000_000, 80)})
 # CenterNet's output at stride 4 of a 512 x 512 image, 80 classes: as many elements as _SCORES.
 _HEATMAPS = MappingProxyType({"small": (6, 80, 128, 128), "large": (120, 80, 128, 128)})
@@ -97,7 +101,7 @@ def _scores(
 
 
 _ALL = (
-    _box("aligned_iou", "-log(IoU), mmdet's IoULoss as it comes", "IoULoss", kind="iou", mode="log"),
+    _box("aligned_iou", "-log(IoU), mmdet's default", "IoULoss", kind="iou", mode="log"),
     _box("aligned_giou", "GIoU, the box loss of DETR and FCOS heads", "GIoULoss", kind="giou"),
     _box("aligned_diou", "DIoU: adds the centre distance", "DIoULoss", kind="diou"),
     _box("aligned_ciou", "CIoU: adds two arctangents, the YOLO box loss", "CIoULoss", kind="ciou"),
@@ -164,9 +168,8 @@ def select(suite: str, stem: str | None = None, names: list[str] | None = None) 
     if names:
         unknown = sorted(set(names) - {w.name for w in chosen})
         if unknown:
-            raise ValueError(
-                f"no such workload here: {', '.join(unknown)}; there are {', '.join(w.name for w in chosen)}"
-            )
+            there = ", ".join(w.name for w in chosen)
+            raise ValueError(f"no such workload here: {', '.join(unknown)}; there are {there}")
         chosen = [w for w in chosen if w.name in names]
     if not chosen:
         raise ValueError(f"no workload in suite {suite!r} with stem {stem!r}")

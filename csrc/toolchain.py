@@ -39,7 +39,10 @@ class Unavailable(Exception):
 
 def torch_version() -> str:
     """The version of torch in the build environment, found without importing it; "" if none."""
-    return importlib.metadata.version("torch") if importlib.util.find_spec("torch") else ""
+    try:
+        return importlib.metadata.version("torch") if importlib.util.find_spec("torch") else ""
+    except importlib.metadata.PackageNotFoundError:  # A folder of that name is not the library.
+        return ""
 
 
 def find_torch() -> Path:

@@ -1,4 +1,5 @@
-"""The bench checks numbers before it times, keeps records that round-trip, and reports from the records alone."""
+"""The bench checks numbers before it times, keeps records that round-trip, and reports from the
+records alone."""
 
 from __future__ import annotations
 
@@ -102,7 +103,8 @@ def test_fastloss_and_baseline_agree(name, monkeypatch):
     ],
 )
 def test_box_baseline_by_hand(kind, options, expected):
-    # Two 2 x 2 boxes shifted by (1, 1): intersection 1, union 7, hull 9, squared diagonal 18, squared distance 2.
+    # Two 2 x 2 boxes shifted by (1, 1): intersection 1, union 7, hull 9, squared diagonal 18,
+    # squared distance 2.
     pred = torch.tensor([[0.0, 0.0, 2.0, 2.0]], dtype=torch.float64)
     loss = boxes.box_loss(
         pred, pred + 1, kind=kind, eps=1e-12, weight=None, avg_factor=1.0, **options
@@ -140,6 +142,7 @@ def _main_with(loss_of, monkeypatch, tmp_path, *more):
     workload = tiny("elem_l1")
     monkeypatch.setitem(WORKLOADS, workload.name, workload)
     monkeypatch.setattr(machine, "inspect", lambda device, threads: CPU)
+    monkeypatch.setattr(timing, "ROUND_MS", 0.0)
     monkeypatch.setattr(
         contenders,
         "ours",
@@ -220,10 +223,11 @@ def test_quantiles():
     assert (times.quantile(0.2), times.median(), times.quantile(0.8)) == (2.0, 3.5, 5.0)
 
 
-def test_rounds_alternate():
+def test_rounds_alternate(monkeypatch):
     order = []
     steps = {name: lambda name=name: order.append(name) for name in "ABC"}
-    timing.alternate(steps, timing.Clock(), rounds=2, round_ms=0.0)
+    monkeypatch.setattr(timing, "ROUND_MS", 0.0)
+    timing.alternate(steps, timing.Clock(), rounds=2)
     assert "".join(order) == "AABBCC" + "ABCABC"  # two warm-up calls each, then the rounds
 
 

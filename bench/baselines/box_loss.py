@@ -1,7 +1,9 @@
-"""Aligned IoU-family losses on (N, 4) xyxy boxes, column by column as detection libraries write them.
+"""Aligned IoU-family losses on (N, 4) xyxy boxes, column by column as detection libraries write
+them.
 
-IoU loss: Yu et al. 2016 (UnitBox); GIoU: Rezatofighi et al. 2019; DIoU and CIoU: Zheng et al. 2020. The places of eps
-follow mmdet 3.3: a floor under union and hull for IoU and GIoU, an addend for DIoU and CIoU.
+IoU loss: Yu et al. 2016 (UnitBox); GIoU: Rezatofighi et al. 2019; DIoU and CIoU: Zheng et al. 2020.
+The places of eps follow mmdet 3.3: a floor under union and hull for IoU and GIoU, an addend for
+DIoU and CIoU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Classification losses on sigmoid scores, as detection libraries write them.
 
-Focal loss: Lin et al. 2017; quality focal loss: Li et al. 2020 (GFL); varifocal loss: Zhang et al. 2021; Gaussian focal
-loss: Law and Deng 2018 (CornerNet), Zhou et al. 2019 (CenterNet).
+Focal loss: Lin et al. 2017; quality focal loss: Li et al. 2020 (GFL); varifocal loss: Zhang et al.
+2021; Gaussian focal loss: Law and Deng 2018 (CornerNet), Zhou et al. 2019 (CenterNet).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def sigmoid_focal_loss(
     weight: Tensor | None,
     avg_factor: float,
 ) -> Tensor:
-    """logits: (N, C); target: (N, C) one-hot, or class ids (N,) with background = C; weight: (N, 1) or (N, C)."""
+    """logits: (N, C); target: (N, C) one-hot, or class ids (N,) with background = C; weight: (N, 1)
+    or (N, C)."""
     if target.dim() < logits.dim():
         classes = logits.shape[1]
         target = F.one_hot(target, classes + 1)[:, :classes]
@@ -43,7 +44,8 @@ def quality_focal_loss(
     weight: Tensor | None,
     avg_factor: float,
 ) -> Tensor:
-    """logits: (N, C); target: class ids (N,) with background = C, and quality scores (N,); weight: (N,)."""
+    """logits: (N, C); target: class ids (N,) with background = C, and quality scores (N,); weight:
+    (N,)."""
     labels, scores = target
     prob = logits.sigmoid()
     zeros = torch.zeros_like(logits)

@@ -61,7 +61,7 @@ struct BoxPair {
   T poison;  // 0, or NaN where a coordinate is not finite
 
   // Coordinates beyond 2^60 (2^500 for double) are scaled down so that areas and squared diagonals
-  // stay finite; the losses do not change under scaling, eps being far below such areas.
+  // stay finite; the losses do not change if eps is scaled with what it is compared with.
   FASTLOSS_FN BoxPair(const T* p, const T* t) : x{p[0], p[2], t[0], t[2]}, y{p[1], p[3], t[1], t[3]} {
     const bool single = sizeof(T) == sizeof(float);
     const T limit = single ? T(1.152921504606847e18) : T(3.273390607896142e150);
@@ -74,6 +74,7 @@ struct BoxPair {
     x = {x.p1 * scale, x.p2 * scale, x.t1 * scale, x.t2 * scale};
     y = {y.p1 * scale, y.p2 * scale, y.t1 * scale, y.t2 * scale};
   }
+  FASTLOSS_FN T as_area(T value) const { return value * scale * scale; }
 };
 
 template <typename T>
@@ -148,11 +149,11 @@ template <typename Mode>
 struct IoU {
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
-    return Mode::value(max_(Overlap<T>(b, o.union_eps, T(0)).iou, o.eps));
+    return Mode::value(max_(Overlap<T>(b, b.as_area(o.union_eps), T(0)).iou, o.eps));
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, o.union_eps, T(0));
+    const Overlap<T> overlap(b, b.as_area(o.union_eps), T(0));
     PairGradient<T> g{};
     const T slope = overlap.iou >= o.eps ? Mode::derivative(max_(overlap.iou, o.eps)) : T(0);
     overlap.backward(b, slope, T(0), g);
@@ -164,16 +165,17 @@ struct IoU {
 struct GIoU {
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, o.union_eps, T(0));
-    const T hull = max_(max_(b.x.hull(), T(0)) * max_(b.y.hull(), T(0)), o.eps);
+    const Overlap<T> overlap(b, b.as_area(o.union_eps), T(0));
+    const T hull = max_(max_(b.x.hull(), T(0)) * max_(b.y.hull(), T(0)), b.as_area(o.eps));
     return T(1) - overlap.iou + (hull - overlap.union_) * inverse_or_zero(hull);
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, o.union_eps, T(0));
+    const Overlap<T> overlap(b, b.as_area(o.union_eps), T(0));
     const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
-    const T area = hw * hh, inverse = inverse_or_zero(max_(area, o.eps));
-    const T g_hull = area >= o.eps ? overlap.union_ * inverse * inverse : T(0);
+    const T area = hw * hh, floor = b.as_area(o.eps);
+    const T inverse = inverse_or_zero(max_(area, floor));
+    const T g_hull = area >= floor ? overlap.union_ * inverse * inverse : T(0);
     PairGradient<T> g{};
     overlap.backward(b, T(-1), -inverse, g);
     g.x.hull = b.x.hull() >= T(0) ? g_hull * hh : T(0);
@@ -200,27 +202,28 @@ struct DistanceIoU {
 
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, T(0), o.union_eps);
+    const Overlap<T> overlap(b, T(0), b.as_area(o.union_eps));
     const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
     const T sx = b.x.shift(), sy = b.y.shift();
-    const T distance = (sx * sx + sy * sy) * T(0.25) * inverse_or_zero(hw * hw + hh * hh + o.eps);
+    const T distance = (sx * sx + sy * sy) * T(0.25) * inverse_or_zero(hw * hw + hh * hh + b.as_area(o.eps));
     if constexpr (!kComplete) return T(1) - (overlap.iou - distance);
-    const T d = angle(b, o.eps), v = T(four_over_pi2) * d * d;
+    const T d = angle(b, o.eps * b.scale), v = T(four_over_pi2) * d * d;
     const T score = overlap.iou - (distance + trade_off(overlap.iou, v) * v);
     return T(1) - min_(max_(score, T(-1)), T(1));
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, T(0), o.union_eps);
+    const Overlap<T> overlap(b, T(0), b.as_area(o.union_eps));
     const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
     const T sx = b.x.shift(), sy = b.y.shift();
-    const T inverse = inverse_or_zero(hw * hw + hh * hh + o.eps);
+    const T inverse = inverse_or_zero(hw * hw + hh * hh + b.as_area(o.eps));
     const T distance = (sx * sx + sy * sy) * T(0.25) * inverse;
     T open = T(1);  // 0 where the clamp of CIoU holds
     PairGradient<T> g{};
     if constexpr (kComplete) {
-      const T pw = b.x.p(), ph = b.y.p() + o.eps, tw = b.x.t(), th = b.y.t() + o.eps;
-      const T d = angle(b, o.eps), v = T(four_over_pi2) * d * d;
+      const T eps = o.eps * b.scale;
+      const T pw = b.x.p(), ph = b.y.p() + eps, tw = b.x.t(), th = b.y.t() + eps;
+      const T d = angle(b, eps), v = T(four_over_pi2) * d * d;
       const T alpha = trade_off(overlap.iou, v);
       const T score = overlap.iou - (distance + alpha * v);
       open = score >= T(-1) && score <= T(1) ? T(1) : T(0);

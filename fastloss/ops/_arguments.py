@@ -80,6 +80,8 @@ def weight_like(
             f"weight must broadcast to the unreduced loss of shape {tuple(shape)}, "
             f"got {tuple(weight.shape)}"
         )
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        weight = weight.float()  # so that the gradient's sum over the expanded dims is in float32
     return weight.expand(shape)
 
 

@@ -57,22 +57,25 @@ def _loss(
     else:
         logits, target = check.promote(logits, target)
     shape = logits.shape
+    widen, row_weight = check.under_autocast(logits), None
     if per_row:
         weight = check.weight_like(weight, shape[:-1], name, logits)
-        weight = None if weight is None else weight[..., None]
-    if per_row and reduction == "none":
-        row_weight, weight = weight, None
+        if reduction == "none":
+            row_weight, weight = weight, None
+        elif weight is not None:
+            weight = weight[..., None]
     weight = check.weight_like(weight, shape, name, logits)
     avg_factor, divisor = check.divisor(reduction, avg_factor, name, logits)
     loss = _op(
         logits, target, score, class_weight, weight, avg_factor, kind, activated, float(alpha),
         float(gamma), float(pos_weight), float(neg_weight), ignore_index, divisor, reduction,
-        check.under_autocast(logits),
+        widen or (per_row and reduction == "none"),
     )  # fmt: skip
     if not per_row or reduction != "none":
         return loss
-    loss = loss.sum(-1)
-    return loss if row_weight is None else loss * row_weight.squeeze(-1).to(loss.dtype)
+    loss = loss.sum(-1)  # of float32 for half logits, so that a row is rounded once
+    loss = loss if row_weight is None else loss * row_weight
+    return loss.to(loss.dtype if widen else logits.dtype)
 
 
 def sigmoid_focal_loss(

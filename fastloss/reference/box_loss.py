@@ -13,7 +13,7 @@ of the centres:
 
 Edge rules: a quotient with denominator 0 is 0 (coinciding boxes have alpha = 0). min and max split the
 gradient at a tie, clamp passes it at the bound, as torch. Coordinates beyond 2^60 (float32; 2^500 float64) are scaled by
-a power of two first, so that no product overflows. A pair with a coordinate that is not finite has loss and
+a power of two s first, and eps with s^2 or s, so that no product overflows. A pair with a coordinate that is not finite has loss and
 gradient NaN. Sources: Yu et al. arXiv 1608.01471 (IoU), Rezatofighi et al. arXiv 1902.09630 (GIoU), Zheng
 et al. arXiv 1911.08287 and 2005.03572 (DIoU, CIoU); mmdet 3.3.0 `models/losses/iou_loss.py`.
 """
@@ -35,6 +35,11 @@ def _inverse(x: Tensor) -> Tensor:
     return (1 / x.masked_fill(zero, 1)).masked_fill(zero, 0)
 
 
+def _at_least(x: Tensor, bound: Tensor) -> Tensor:
+    """max(x, bound) with the gradient of clamp: 1 where x >= bound."""
+    return torch.where(x >= bound, x, bound)
+
+
 def _scaled(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes in a range without overflow, the factor used (*, 1), and 0 or NaN (*) as poison."""
     limit, factor = (2.0**60, 2.0**-70) if pred.dtype == torch.float32 else (2.0**500, 2.0**-1000)
@@ -44,33 +49,35 @@ def _scaled(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
     return pred * scale, target * scale, scale, poison
 
 
-def _loss(p: Tensor, t: Tensor, kind: str, mode: str, eps: float, union_eps: float) -> Tensor:
+def _loss(
+    p: Tensor, t: Tensor, s: Tensor, kind: str, mode: str, eps: float, union_eps: float
+) -> Tensor:
+    """Unreduced loss (*) of boxes that were multiplied by s (*, 1)."""
     p1, p2, t1, t2 = p[..., :2], p[..., 2:], t[..., :2], t[..., 2:]  # (*, 2) each
     overlap = (torch.minimum(p2, t2) - torch.maximum(p1, t1)).clamp(min=0)
     hull = (torch.maximum(p2, t2) - torch.minimum(p1, t1)).clamp(min=0)
     inter = overlap.prod(-1)
     union = (p2 - p1).prod(-1) + (t2 - t1).prod(-1) - inter  # (*)
-    if kind in ("iou", "giou"):
-        union = union.clamp(min=union_eps)
-    else:
-        union = union + union_eps
+    s = s.squeeze(-1)
+    area_eps, union_eps = eps * s * s, union_eps * s * s
+    union = _at_least(union, union_eps) if kind in ("iou", "giou") else union + union_eps
     iou = inter * _inverse(union)
     if kind == "iou":
         iou = iou.clamp(min=eps)
         return {"linear": 1 - iou, "square": 1 - iou * iou, "log": -iou.log()}[mode]
     if kind == "giou":
-        area = hull.prod(-1).clamp(min=eps)
+        area = _at_least(hull.prod(-1), area_eps)
         return 1 - iou + (area - union) * _inverse(area)
     shift = (t1 - p1) + (t2 - p2)  # twice the distance of the centres
-    distance = shift.square().sum(-1) / 4 * _inverse(hull.square().sum(-1) + eps)
+    distance = shift.square().sum(-1) / 4 * _inverse(hull.square().sum(-1) + area_eps)
     if kind == "diou":
         return 1 - (iou - distance)
-    v = _aspect(p, t, eps)[0]
+    v = _aspect(p, t, eps * s)[0]
     alpha = _trade_off(iou, v).detach()
     return 1 - (iou - (distance + alpha * v)).clamp(-1, 1)
 
 
-def _aspect(p: Tensor, t: Tensor, eps: float) -> tuple[Tensor, ...]:
+def _aspect(p: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
     """v and the difference of angles behind it, with widths and heights (+ eps) of both boxes."""
     pw, ph = p[..., 2] - p[..., 0], p[..., 3] - p[..., 1] + eps
     tw, th = t[..., 2] - t[..., 0], t[..., 3] - t[..., 1] + eps
@@ -88,7 +95,7 @@ def _wins(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gradient(
-    p: Tensor, t: Tensor, kind: str, mode: str, eps: float, union_eps: float
+    p: Tensor, t: Tensor, s: Tensor, kind: str, mode: str, eps: float, union_eps: float
 ) -> tuple[Tensor, Tensor]:
     """Derivatives of `_loss` with respect to p and t, (*, 4) each."""
     p1, p2, t1, t2 = p[..., :2], p[..., 2:], t[..., :2], t[..., 2:]
@@ -98,8 +105,10 @@ def _gradient(
     overlap, hull = overlap_raw.clamp(min=0), hull_raw.clamp(min=0)
     inter = overlap.prod(-1)
     raw = p_size.prod(-1) + t_size.prod(-1) - inter
+    s = s.squeeze(-1)
+    area_eps, union_eps = eps * s * s, union_eps * s * s
     floored = kind in ("iou", "giou")
-    union = raw.clamp(min=union_eps) if floored else raw + union_eps
+    union = _at_least(raw, union_eps) if floored else raw + union_eps
     inverse = _inverse(union)
     iou = inter * inverse
 
@@ -112,17 +121,17 @@ def _gradient(
         g_iou = torch.where(iou >= eps, slope, 0)
     elif kind == "giou":
         area = hull.prod(-1)
-        inverse_area = _inverse(area.clamp(min=eps))
+        inverse_area = _inverse(_at_least(area, area_eps))
         g_union = -inverse_area
-        g_area = torch.where(area >= eps, union * inverse_area.square(), 0)
+        g_area = torch.where(area >= area_eps, union * inverse_area.square(), 0)
         g_hull = torch.where(hull_raw >= 0, g_area[..., None] * hull.flip(-1), 0)
     else:
         shift = (t1 - p1) + (t2 - p2)
-        inverse_c2 = _inverse(hull.square().sum(-1) + eps)
+        inverse_c2 = _inverse(hull.square().sum(-1) + area_eps)
         distance = shift.square().sum(-1) / 4 * inverse_c2
         open_ = torch.ones_like(iou)
         if kind == "ciou":
-            v, angle, pw, ph, tw, th = _aspect(p, t, eps)
+            v, angle, pw, ph, tw, th = _aspect(p, t, eps * s)
             alpha = _trade_off(iou, v)
             open_ = ((iou - (distance + alpha * v)).abs() <= 1).to(iou.dtype)
             slope = open_ * alpha * (8 / math.pi**2) * angle
@@ -171,8 +180,8 @@ def forward(
 ) -> Tensor:
     """Loss of shape (*) for "none", () otherwise."""
     dtype = compute_dtype(pred)
-    p, t, _, poison = _scaled(pred.to(dtype), target.to(dtype))
-    loss = _loss(p, t, kind, mode, eps, union_eps) + poison
+    p, t, s, poison = _scaled(pred.to(dtype), target.to(dtype))
+    loss = _loss(p, t, s, kind, mode, eps, union_eps) + poison
     out = result_dtype(pred, widen)
     return reduce(loss, weight, avg_factor, divisor, reduction, loss.numel(), out)
 
@@ -194,11 +203,11 @@ def backward(
 ) -> list[Tensor]:
     """Gradients to pred, target and weight."""
     dtype = compute_dtype(pred)
-    p, t, scale, poison = _scaled(pred.to(dtype), target.to(dtype))
+    p, t, s, poison = _scaled(pred.to(dtype), target.to(dtype))
     g = spread(grad, poison, avg_factor, divisor, reduction, poison.numel())
-    g_weight = g * (_loss(p, t, kind, mode, eps, union_eps) + poison) if needs & 4 else None
-    g = (g if weight is None else g * weight.to(dtype))[..., None] * scale + poison[..., None]
-    g_pred, g_target = (g * part for part in _gradient(p, t, kind, mode, eps, union_eps))
+    g_weight = g * (_loss(p, t, s, kind, mode, eps, union_eps) + poison) if needs & 4 else None
+    g = (g if weight is None else g * weight.to(dtype))[..., None] * s + poison[..., None]
+    g_pred, g_target = (g * part for part in _gradient(p, t, s, kind, mode, eps, union_eps))
     weight_dtype = pred.dtype if weight is None else weight.dtype
     return gradients(
         needs, pred, (g_pred, pred.dtype), (g_target, target.dtype), (g_weight, weight_dtype)

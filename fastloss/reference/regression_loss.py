@@ -4,7 +4,7 @@ r"""Element-wise regression losses of d = pred - target, both of any one shape.
     smooth_l1   d^2 / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere
     mse         d^2
 
-The derivative of |d| at 0 is 0. Weights and reduction: `_reduce`.
+The derivative of |d| is 0 at 0 and NaN at NaN. Weights and reduction: `_reduce`.
 Sources: Girshick, Fast R-CNN, arXiv 1504.08083 (smooth L1); mmdet 3.3.0
 `models/losses/smooth_l1_loss.py` and `mse_loss.py`.
 """
@@ -26,12 +26,17 @@ def _loss(d: Tensor, kind: str, beta: float) -> Tensor:
     return torch.where(a < beta, 0.5 * a * a / beta, a - 0.5 * beta)
 
 
+def _sign(d: Tensor) -> Tensor:
+    """torch.sign, but NaN for NaN."""
+    return torch.where(d.isnan(), d, d.sign())
+
+
 def _derivative(d: Tensor, kind: str, beta: float) -> Tensor:
     if kind == "mse":
         return 2 * d
     if kind == "l1":
-        return d.sign()
-    return torch.where(d.abs() < beta, d / beta, d.sign())
+        return _sign(d)
+    return torch.where(d.abs() < beta, d / beta, _sign(d))
 
 
 def forward(

@@ -1,7 +1,7 @@
 """Compare a mirrored loss with the library's own, in value and in every gradient.
 
-The truth is the library's class in float64 on the inputs as rounded to the dtype under test. Our error may be as large
-as twice the error the library makes in that dtype, or a few units in the last place of the largest number in sight.
+The truth is the library's class in float64 on the inputs as rounded to the dtype under test. Our
+error may be twice the error the library makes in that dtype, or what the tolerance table allows.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Units in the last place allowed beside the library's own error: a handful of operations each round once.
-ROUNDINGS = 32
-
+from fastloss.testing import TOLERANCES
 
 def assert_parity(
     ours: Callable[..., Tensor],
     theirs: Callable[..., Tensor],
     *args: Any,
     dtype: torch.dtype = torch.float32,
+    scale: float = 0.0,
     **kwargs: Any,
 ) -> None:
-    """Call both with the same arguments; floating-point tensors among them get gradients, which are compared too."""
+    """Call both with the same arguments; floating-point tensors among them get gradients, which are compared too.
+
+    `scale` is the size of the terms where a result near 0 is the difference of larger ones (1 for an IoU near 1).
+    """
     args, kwargs = _cast((args, kwargs), dtype)
     value, gradients = _evaluate(ours, args, kwargs)
     if dtype == torch.float64:
@@ -34,20 +36,26 @@ def assert_parity(
         truth, true_gradients = _evaluate(theirs, *_cast((args, kwargs), torch.float64))
     assert value.shape == truth.shape
     assert value.dtype in (dtype, torch.float32) if dtype.itemsize < 4 else value.dtype == dtype
-    assert_as_exact(value, library, truth, dtype)
+    assert_as_exact(value, library, truth, dtype, scale)
     assert len(gradients) == len(true_gradients)
     for gradient, library_gradient, true_gradient in zip(gradients, library_gradients, true_gradients):
-        assert_as_exact(gradient, library_gradient, true_gradient, dtype)
+        assert_as_exact(gradient, library_gradient, true_gradient, dtype, scale)
 
 
-def assert_as_exact(actual: Tensor, library: Tensor, truth: Tensor, dtype: torch.dtype) -> None:
-    """`actual` is as near to `truth` as what the library returns in this dtype, up to a few roundings."""
+def assert_as_exact(
+    actual: Tensor, library: Tensor, truth: Tensor, dtype: torch.dtype, scale: float = 0.0
+) -> None:
+    """`actual` is as near to `truth` as what the library returns in this dtype, or as the table asks."""
     actual, library, truth = actual.double(), library.double(), truth.double()
-    scale = truth.abs().nan_to_num(0).max() if truth.numel() else 0
-    library_error = (library - truth).abs().nan_to_num(0)
-    bound = 2 * library_error + ROUNDINGS * torch.finfo(dtype).eps * scale
-    wrong = ~((actual - truth).abs() <= bound) & ~(actual.isnan() & truth.isnan())
-    assert not wrong.any(), f"got {actual[wrong][:5]}, expected {truth[wrong][:5]}, bound {bound[wrong][:5]}"
+    assert torch.equal(actual.isnan(), truth.isnan()), f"got {actual}, expected {truth}"
+    finite = truth.isfinite()
+    actual, library, truth = actual[finite], library[finite], truth[finite]
+    tolerance = TOLERANCES[dtype]
+    bound = tolerance.bound(truth) + tolerance.bound(torch.full_like(truth, scale)) * (scale > 0)
+    # Twice: the result and its product with loss_weight are rounded one after the other.
+    bound = 2 * bound.maximum((library - truth).abs().nan_to_num(0))
+    wrong = ~((actual - truth).abs() <= bound)
+    assert not wrong.any(), f"got {actual[wrong]}, expected {truth[wrong]}, bound {bound[wrong]}"
 
 
 def _evaluate(

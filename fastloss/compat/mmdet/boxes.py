@@ -15,7 +15,7 @@ from fastloss import functional
 from fastloss.compat.mmdet.reduction import (
     NativeLoss,
     choose_reduction,
-    scale,
+    reduce_and_scale,
     shortcut,
     unless_no_weight_is_positive,
     weighted_loss,
@@ -73,7 +73,7 @@ def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 class _BoxLoss(nn.Module):
-    """What the four classes share; `loss` is the function of the class."""
+    """What the four classes share; `loss` is the weighted function of the class."""
 
     def __init__(self, eps: float = 1e-6, reduction: str = "mean", loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -115,10 +115,8 @@ class _BoxLoss(nn.Module):
                     f"weight must have shape (n,) or the shape of pred, {tuple(pred.shape)}, got {tuple(weight.shape)}"
                 )
             weight = weight.mean(-1)  # (n, 4) -> (n,)
-        loss = self.loss(
-            pred, target, weight, eps=self.eps, reduction=reduction, avg_factor=avg_factor, **kwargs
-        )
-        return scale(loss, self.loss_weight)
+        loss = self.loss.__wrapped__(pred, target, eps=self.eps, **kwargs)
+        return reduce_and_scale(loss, weight, reduction, avg_factor, self.loss_weight)
 
 
 @LOSSES.register_module()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastloss import functional
-from fastloss.compat.mmdet.reduction import NativeLoss, choose_reduction, scale, weight_reduce_loss
+from fastloss.compat.mmdet.reduction import NativeLoss, choose_reduction, reduce_and_scale, weight_reduce_loss
 from fastloss.compat.mmdet.registry import LOSSES
 
 
@@ -112,8 +112,17 @@ class FocalLoss(nn.Module):
     ) -> Tensor:
         """pred (N, C) with ids (N,), or pred and target (*) -> scalar, or pred's shape for reduction "none"."""
         reduction = choose_reduction(reduction_override, self.reduction)
-        loss = _focal(pred, target, weight, self.gamma, self.alpha, reduction, avg_factor, self.activated)
-        return scale(loss, self.loss_weight)
+        return _focal(
+            pred,
+            target,
+            weight,
+            self.gamma,
+            self.alpha,
+            reduction,
+            avg_factor,
+            self.activated,
+            self.loss_weight,
+        )
 
 
 def _focal(
@@ -125,6 +134,7 @@ def _focal(
     reduction: str,
     avg_factor: float | Tensor | None,
     activated: bool,
+    loss_weight: float = 1.0,
 ) -> Tensor:
     """mmdet's choice of the target form: equal numbers of dimensions mean dense, otherwise class ids."""
     if pred.dim() == target.dim():
@@ -132,7 +142,9 @@ def _focal(
     else:
         native = _class_ids(pred, target, gamma, alpha, activated)
     try:
-        return weight_reduce_loss(native, _match_weight(weight, pred.shape), reduction, avg_factor)
+        return reduce_and_scale(
+            native, _match_weight(weight, pred.shape), reduction, avg_factor, loss_weight
+        )
     except IndexError as error:
         # A class id out of range; mmdet's one_hot raises RuntimeError.
         raise RuntimeError(str(error)) from error

@@ -7,6 +7,7 @@ with the weight, the reduction and the divisor in it, so that one kernel reads t
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,24 +50,59 @@ def weight_reduce_loss(
 ) -> Tensor:
     """Multiply a loss per element by `weight` (any shape that broadcasts) and reduce it.
 
-    "mean" divides by the number of elements of the weighted loss, or by ``avg_factor + finfo(float32).eps`` if
-    `avg_factor` is given (a number or a 0-dim tensor). `avg_factor` does not change "none"; with "sum" it is a ValueError.
+    "mean" divides by the number of elements of the weighted loss, or by
+    ``avg_factor + finfo(float32).eps`` if `avg_factor` (a number or a 0-dim tensor) is given.
+    `avg_factor` does not change "none"; with "sum" it is a ValueError.
     """
+    return reduce_and_scale(loss, weight, reduction, avg_factor, 1)
+
+
+def reduce_and_scale(
+    loss: Tensor | NativeLoss,
+    weight: Tensor | None,
+    reduction: str,
+    avg_factor: float | Tensor | None,
+    loss_weight: float,
+) -> Tensor:
+    """``loss_weight * weight_reduce_loss(...)``, in one native call where that can be."""
     if isinstance(loss, NativeLoss):
         if _fits_native(loss, weight, avg_factor):
-            if avg_factor is not None and reduction == "mean":
-                avg_factor = avg_factor + AVG_FACTOR_EPS
-            return loss.call(weight=weight, reduction=reduction, avg_factor=avg_factor)
+            return _reduce_natively(loss, weight, reduction, avg_factor, loss_weight)
         loss = loss.call(reduction="none")
     if weight is not None:
         loss = loss * weight
     if avg_factor is None:
-        return reduce_loss(loss, reduction)
-    if reduction == "mean":
-        return loss.sum() / (avg_factor + AVG_FACTOR_EPS)
-    if reduction == "none":
-        return loss
-    raise ValueError(f'avg_factor can not be used with reduction="sum", got reduction={reduction!r}')
+        loss = reduce_loss(loss, reduction)
+    elif reduction == "mean":
+        loss = loss.sum() / (avg_factor + AVG_FACTOR_EPS)
+    elif reduction != "none":
+        raise ValueError(f'avg_factor can not be used with reduction="sum", got {reduction!r}')
+    return _scale(loss, loss_weight)
+
+
+def _reduce_natively(
+    loss: NativeLoss,
+    weight: Tensor | None,
+    reduction: str,
+    avg_factor: float | Tensor | None,
+    loss_weight: float,
+) -> Tensor:
+    if reduction == "mean" and avg_factor is not None:
+        avg_factor = avg_factor + AVG_FACTOR_EPS
+    # A factor in the divisor costs no kernel. (The op refuses divisors below 0.)
+    numbers = not isinstance(avg_factor, Tensor) and not isinstance(loss_weight, Tensor)
+    if reduction == "mean" and numbers and loss_weight > 0:
+        divisor = loss.shape.numel() if avg_factor is None else avg_factor
+        avg_factor, loss_weight = divisor / loss_weight, 1
+    value = loss.call(weight=weight, reduction=reduction, avg_factor=avg_factor)
+    return _scale(value, loss_weight)
+
+
+def _scale(loss: Tensor, loss_weight: float) -> Tensor:
+    """The factor 1, which is nearly always meant, costs no kernel either."""
+    if isinstance(loss_weight, Tensor) or loss_weight != 1:
+        return loss_weight * loss
+    return loss
 
 
 def weighted_loss(loss_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -103,13 +139,6 @@ def choose_reduction(override: str | None, default: str) -> str:
     return override or default
 
 
-def scale(loss: Tensor, loss_weight: float) -> Tensor:
-    """`loss_weight * loss`; the factor 1, which is nearly always meant, costs no kernel."""
-    if isinstance(loss_weight, Tensor) or loss_weight != 1:
-        return loss_weight * loss
-    return loss
-
-
 def shortcut(pred: Tensor, weight: Tensor, reduction: str) -> Tensor:
     """mmdet's result where no weight is positive: ``(pred * weight).sum()``, a zero that stays in the graph.
 
@@ -144,13 +173,15 @@ def _fits_native(loss: NativeLoss, weight: Tensor | None, avg_factor: float | Te
 
     The mean over nothing is NaN in mmdet and 0 natively. What broadcasts in mmdet but not natively: a weight that is a
     number or enlarges the loss, an avg_factor with dimensions, either of them a CPU scalar beside a CUDA loss. An
-    avg_factor with a gradient has none natively.
+    avg_factor with a gradient has none natively, and a negative one is refused.
     """
     if 0 in loss.shape:
         return False
-    if isinstance(avg_factor, Tensor) and (
-        avg_factor.dim() > 0 or avg_factor.requires_grad or avg_factor.device != loss.pred.device
-    ):
+    if isinstance(avg_factor, Tensor):
+        plain = avg_factor.dim() == 0 and not avg_factor.requires_grad
+        if not plain or avg_factor.device != loss.pred.device:
+            return False
+    elif avg_factor is not None and not 0 <= avg_factor < math.inf:
         return False
     if weight is None:
         return True

@@ -15,7 +15,7 @@ from fastloss import functional
 from fastloss.compat.mmdet.reduction import (
     NativeLoss,
     choose_reduction,
-    scale,
+    reduce_and_scale,
     shortcut,
     unless_no_weight_is_positive,
     weighted_loss,
@@ -160,8 +160,8 @@ class MSELoss(nn.Module):
     ) -> Tensor:
         """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
         reduction = choose_reduction(reduction_override, self.reduction)
-        loss = mse_loss(pred, target, weight, reduction=reduction, avg_factor=avg_factor)
-        return scale(loss, self.loss_weight)
+        loss = mse_loss.__wrapped__(pred, target)
+        return reduce_and_scale(loss, weight, reduction, avg_factor, self.loss_weight)
 
 
 def _with_shortcut(
@@ -180,8 +180,8 @@ def _with_shortcut(
         return shortcut(pred, weight, "sum")
     reduction = choose_reduction(reduction_override, module.reduction)
     weight = _per_row(weight, pred)
-    loss = function(pred, target, weight, reduction=reduction, avg_factor=avg_factor, **kwargs)
-    loss = scale(loss, module.loss_weight)
+    loss = function.__wrapped__(pred, target, **kwargs)
+    loss = reduce_and_scale(loss, weight, reduction, avg_factor, module.loss_weight)
     if weight is None:
         return loss
     return unless_no_weight_is_positive(loss, pred, weight, reduction)
