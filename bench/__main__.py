@@ -4,6 +4,7 @@ the records."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,9 @@ def _run_parser() -> argparse.ArgumentParser:
         "--json", type=Path, metavar="PATH", help="default bench/results/<device>/<suite>.jsonl"
     )
     parser.add_argument("--plot", type=Path, metavar="PATH", help="a PNG of this run's speed-ups")
+    parser.add_argument(
+        "--commit", metavar="HASH", help="what to record where this copy has no git history"
+    )
     parser.add_argument("--list", action="store_true", help="list suites and workloads and stop")
     return parser
 
@@ -104,6 +108,8 @@ def _list() -> None:
 def _run(options: argparse.Namespace, chosen: Sequence[workloads.Workload]) -> int:
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else runner.ROUNDS)
     on = machine.inspect(options.device, options.threads)
+    if options.commit is not None:
+        on = dataclasses.replace(on, commit=options.commit)
     path = options.json
     if path is None and not options.quick:
         path = RESULTS / on.slug / f"{options.suite}.jsonl"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 try:
     from rich import box
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
 except ImportError:
     Console = None
@@ -36,10 +36,10 @@ class _Rich(Listener):
         self.task = progress.add_task("", total=total)
 
     def status(self, text: str) -> None:
-        self.progress.update(self.task, description=text)
+        self.progress.update(self.task, description=text, refresh=True)
 
     def advance(self) -> None:
-        self.progress.advance(self.task)
+        self.progress.update(self.task, advance=1, refresh=True)
 
 
 @contextlib.contextmanager
@@ -49,22 +49,26 @@ def listener(total: int) -> Iterator[Listener]:
     if Console is None or not sys.stderr.isatty():
         yield _Plain()
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # A thread that redraws the bar would add its own CPU time to what is measured.
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False
+    ) as progress:
         yield _Rich(progress, total)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The first two columns to the left, numbers to the right."""
-    if Console is not None and sys.stdout.isatty():
-        table = Table(title=title, box=box.SIMPLE_HEAD)
+    """The first two columns to the left, numbers to the right; plain text where it does not fit."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    fits = Console is not None and Console().width >= sum(widths) + 2 * len(widths) + 2
+    if fits and sys.stdout.isatty():
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for i_column, name in enumerate(header):
             table.add_column(name, justify="left" if i_column < 2 else "right")
         for row in rows:
             table.add_row(*row)
         Console().print(table)
         return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     print(title)
     for row in (header, *rows):
         cells = [

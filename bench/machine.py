@@ -30,6 +30,7 @@ class Machine:
     driver: str | None
     threads: int
     copy_gbps: float  # bytes read plus bytes written, 1e9 per second
+    commit: str
 
 
 def inspect(device: str, threads: int) -> Machine:
@@ -41,7 +42,8 @@ def inspect(device: str, threads: int) -> Machine:
         simd, cores, driver = _simd(), os.cpu_count() or 1, None
         name = f"{platform.machine()} {simd}, {cores} cores"
         slug = f"cpu-{simd.lower()}-{cores}core"
-    return Machine(chosen, name, slug, driver, threads, copy_bandwidth(chosen, threads))
+    bandwidth = copy_bandwidth(chosen, threads)
+    return Machine(chosen, name, slug, driver, threads, bandwidth, commit())
 
 
 def _simd() -> str:

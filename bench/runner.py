@@ -19,11 +19,13 @@ from bench.inputs import Inputs, Source
 from bench.machine import Machine
 from bench.records import Record
 from bench.workloads import WORKLOADS, Workload
+from fastloss.testing import TOLERANCES
 
 ROUNDS = 15
-# Relative error against float64. Eager float32 errs by 1e-7 on these workloads; the least exact
-# contender, torch.compile with its vectorised exp and log, by 1e-5.
-TOLERANCE = 1e-4
+# Bound on an opponent's relative error against float64; fastloss is held to its own, stricter
+# table. Eager float32 errs by 1e-7 on these workloads, torch.compile with its vectorised exp and
+# log by 1e-5, which must not cost it its place as the fastest baseline.
+OPPONENT_TOLERANCE = 1e-4
 
 Builders = Mapping[str, Callable[[], Contender]]
 
@@ -66,7 +68,10 @@ def run_workload(
         blank = _blank(chosen, size, inputs, on, clock, rounds)
         for name, build in builders.items():
             listener.status(f"{chosen.name}: {_doing(name)}")
-            record, step = _admit(replace(blank, contender=name), build, inputs, expected, on)
+            named = replace(blank, contender=name)
+            if name == FASTLOSS:
+                named = replace(named, tolerance=_digits(TOLERANCES[inputs.pred.dtype].l2))
+            record, step = _admit(named, build, inputs, expected, on)
             results[name] = record
             if step is not None:
                 steps[name] = step
@@ -102,12 +107,12 @@ def _blank(
         driver=on.driver,
         clock=clock.name,
         rounds=rounds,
-        commit=machine.commit(),
+        commit=on.commit,
         fastloss=fastloss.__version__,
         torch=torch.__version__,
         triton=machine.version("triton"),
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        tolerance=TOLERANCE,
+        tolerance=OPPONENT_TOLERANCE,
         floor_mb=moved / 1e6,
         copy_gbps=_digits(on.copy_gbps),
     )
@@ -177,7 +182,7 @@ class Comparison:
 
 
 def quick_compare(
-    names: list[str], *, device: str = "cpu", size: str = "small", threads: int = 1, rounds: int = 5
+    names: list[str], *, device: str = "cpu", size: str = "small", threads: int = 1, rounds: int = 3
 ) -> list[Comparison]:
     """Eager against fastloss, without `torch.compile`: a few seconds per workload, for examples and
     notebooks."""

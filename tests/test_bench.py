@@ -19,7 +19,7 @@ from bench.records import Record
 from bench.timing import Timing
 from bench.workloads import WORKLOADS, select
 
-CPU = Machine(torch.device("cpu"), "a test CPU", "cpu-test", None, threads=1, copy_gbps=10.0)
+CPU = Machine(torch.device("cpu"), "a test CPU", "cpu-test", None, 1, 10.0, "0123456789ab")
 
 
 def tiny(name):
@@ -128,13 +128,36 @@ def _not_a_number(plain):
     return lambda *args, **kwargs: plain(*args, **kwargs) * float("nan")
 
 
-@pytest.mark.parametrize("spoil", [_doubled, _wrong_sign_of_gradient, _not_a_number])
+def _gradient_not_a_number(plain):
+    # sqrt at 0: the value is right, the gradient is infinity times zero.
+    return lambda pred, *args, **kwargs: plain(pred, *args, **kwargs) + (pred * 0).sum().sqrt()
+
+
+@pytest.mark.parametrize(
+    "spoil", [_doubled, _wrong_sign_of_gradient, _not_a_number, _gradient_not_a_number]
+)
 def test_wrong_numbers_are_not_timed(spoil, monkeypatch):
     workload = tiny("aligned_giou")
     found = run(workload, spoil(contenders.plain(workload)), monkeypatch)
     assert found[EAGER].status == records.OK
     assert found[FASTLOSS].status == records.WRONG
     assert found[FASTLOSS].median_ms is None and found[FASTLOSS].ratio is None
+
+
+def test_fastloss_is_held_to_its_own_tolerance(monkeypatch):
+    workload = tiny("aligned_giou")
+    plain = contenders.plain(workload)
+
+    def slightly_off(*args, **kwargs):
+        return plain(*args, **kwargs) * (1 + 2e-5)
+
+    monkeypatch.setattr(timing, "ROUND_MS", 0.0)
+    builders = {
+        name: lambda name=name: Contender(name, "test", slightly_off) for name in (EAGER, FASTLOSS)
+    }
+    eager, ours = runner.run_workload(workload, rounds=1, builders=builders, on=CPU)
+    assert eager.status == records.OK and eager.error == pytest.approx(2e-5, rel=0.1)
+    assert ours.status == records.WRONG and ours.tolerance < 1e-5
 
 
 def _main_with(loss_of, monkeypatch, tmp_path, *more):
@@ -163,9 +186,16 @@ def test_cli_prints_wrong_and_exits_1(monkeypatch, tmp_path, capsys):
 
 def test_cli_succeeds_and_plots(monkeypatch, tmp_path, capsys):
     image = tmp_path / "plot.png"
-    assert _main_with(lambda plain: plain, monkeypatch, tmp_path, "--plot", str(image)) == 0
+    assert (
+        _main_with(
+            lambda plain: plain, monkeypatch, tmp_path, "--plot", str(image), "--commit", "abc"
+        )
+        == 0
+    )
     assert "WRONG" not in capsys.readouterr().out
-    assert {r.contender for r in records.load(tmp_path / "r.jsonl")} == {EAGER, FASTLOSS}
+    saved = records.load(tmp_path / "r.jsonl")
+    assert {r.contender for r in saved} == {EAGER, FASTLOSS}
+    assert {r.commit for r in saved} == {"abc"}
     assert image.read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,28 +3,28 @@
 import torch
 from torch import Tensor
 
-from .tolerances import TOLERANCES
+from .tolerances import TOLERANCES, Tolerance
 
 
 def assert_matches(
     actual: Tensor,
     expected: Tensor,
     *,
-    dtype: torch.dtype | None = None,
+    tolerance: Tolerance | None = None,
     scale: float = 0.0,
     what: str = "value",
 ) -> None:
     """Raise AssertionError unless `actual` is `expected` (float64) to the tolerance of its dtype.
 
-    Shapes must be equal, and so must the places that are NaN, +inf or -inf. `dtype` is the dtype of
-    the inputs where the result has a wider one; `scale` the magnitude of terms that may cancel.
+    Shapes must be equal, and so must the places that are NaN, +inf or -inf. `tolerance`
+    defaults to the one of its dtype; `scale` is the magnitude of terms that may cancel.
     """
     __tracebackhide__ = True
     if actual.shape != expected.shape:
         raise AssertionError(
             f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
         )
-    tolerance = TOLERANCES[dtype or actual.dtype]
+    tolerance = tolerance or TOLERANCES[actual.dtype]
     a, e = actual.detach().cpu().double(), expected.detach().cpu().double()
     representable = e.abs() <= torch.finfo(tolerance.dtype).max
     e = torch.where(representable | e.isnan(), e, e.sign() * torch.inf)

@@ -13,7 +13,7 @@ cancelling) and the sums, which are taken in blocks. Gradients also keep the bou
 error and on bias, which see an error in one direction that the first bound lets through.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,6 +32,10 @@ class Tolerance:
         """Bound on ||a - e|| / ||e||: half the pointwise bound, rounding errors being independent."""
         eps, inner = torch.finfo(self.dtype).eps, torch.finfo(self.compute_dtype).eps
         return 0.5 * (self.result * eps + self.compute * inner)
+
+    def truncated(self) -> "Tolerance":
+        """For results that were cut off, not rounded, to bfloat16, as Triton's interpreter does."""
+        return replace(self, result=2 * self.result)
 
     def bound(self, expected: torch.Tensor, scale: float = 0.0) -> torch.Tensor:
         """Largest allowed |a - e| for each element of the finite float64 tensor `expected`."""

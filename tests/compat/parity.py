@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastloss.testing import TOLERANCES
 
+
 def assert_parity(
     ours: Callable[..., Tensor],
     theirs: Callable[..., Tensor],
@@ -23,9 +24,10 @@ def assert_parity(
     scale: float = 0.0,
     **kwargs: Any,
 ) -> None:
-    """Call both with the same arguments; floating-point tensors among them get gradients, which are compared too.
+    """Call both with the same arguments; compare values and the gradients of all float tensors.
 
-    `scale` is the size of the terms where a result near 0 is the difference of larger ones (1 for an IoU near 1).
+    `scale` is the size of the terms where a result near 0 is the difference of larger ones (1 for
+    an IoU near 1).
     """
     args, kwargs = _cast((args, kwargs), dtype)
     value, gradients = _evaluate(ours, args, kwargs)
@@ -37,15 +39,16 @@ def assert_parity(
     assert value.shape == truth.shape
     assert value.dtype in (dtype, torch.float32) if dtype.itemsize < 4 else value.dtype == dtype
     assert_as_exact(value, library, truth, dtype, scale)
-    assert len(gradients) == len(true_gradients)
-    for gradient, library_gradient, true_gradient in zip(gradients, library_gradients, true_gradients):
+    for gradient, library_gradient, true_gradient in zip(
+        gradients, library_gradients, true_gradients, strict=True
+    ):
         assert_as_exact(gradient, library_gradient, true_gradient, dtype, scale)
 
 
 def assert_as_exact(
     actual: Tensor, library: Tensor, truth: Tensor, dtype: torch.dtype, scale: float = 0.0
 ) -> None:
-    """`actual` is as near to `truth` as what the library returns in this dtype, or as the table asks."""
+    """`actual` is as near to `truth` as what the library returns, or as the table asks."""
     actual, library, truth = actual.double(), library.double(), truth.double()
     assert torch.equal(actual.isnan(), truth.isnan()), f"got {actual}, expected {truth}"
     finite = truth.isfinite()
@@ -61,14 +64,17 @@ def assert_as_exact(
 def _evaluate(
     loss: Callable[..., Tensor], args: tuple, kwargs: dict[str, Any]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Value, and the gradients of all floating-point tensors in the arguments (zero where unused)."""
+    """Value, and the gradients of all float tensors in the arguments (zero where unused)."""
     args, kwargs = copy.deepcopy((args, kwargs))
-    leaves = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()]
+    leaves = [
+        x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()
+    ]
     before = [leaf.clone() for leaf in leaves]
     for leaf in leaves:
         leaf.requires_grad_()
     value = loss(*args, **kwargs)
-    assert all(torch.equal(*pair) for pair in zip(leaves, before)), "an argument was modified"
+    for leaf, copied in zip(leaves, before, strict=True):
+        assert torch.equal(leaf, copied), "an argument was modified"
     if not value.requires_grad:  # mmdet cuts the graph for empty boxes
         return value.detach(), [torch.zeros_like(leaf) for leaf in leaves]
     # An uneven gradient from above, so that elements cannot be confused.
@@ -80,7 +86,7 @@ def _evaluate(
 
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:
-    """Every floating-point tensor in nested tuples and dicts, rounded to `dtype`; strides are kept."""
+    """Every float tensor in nested tuples and dicts rounded to `dtype`; strides are kept."""
     if isinstance(tree, Tensor) and tree.is_floating_point():
         return tree.detach().to(dtype)
     if isinstance(tree, tuple):

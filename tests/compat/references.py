@@ -1,9 +1,10 @@
 """Load the loss modules of the libraries that fastloss.compat mirrors, and nothing else of them.
 
-The wheels of tests/compat/requirements.txt lie in ``.venv/references`` (or the folder named by the environment variable
-FASTLOSS_REFERENCES), installed without dependencies. One function per library returns its losses as a namespace. Where a
-loss module imports something that no loss computes with (registries, image operators, training utilities), an empty
-stand-in takes its place, so no other wheel is needed.
+The wheels of tests/compat/requirements.txt lie in ``.venv/references`` (or the folder named by the
+environment variable FASTLOSS_REFERENCES), installed without dependencies. One function per library
+returns its losses as a namespace. Where a loss module imports something that no loss computes with
+(registries, image operators, training utilities), an empty stand-in takes its place, so no other
+wheel is needed.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ INSTALL = f"pip install --no-deps --target {FOLDER} -r {Path(__file__).parent / 
 
 
 class ReferenceMissing(ImportError):
-    """A reference library is not installed at the mirrored version; the text says how to install it."""
+    """A library is not installed at the mirrored version; the text has the command."""
 
 
 def or_skip(load: Callable[[], types.SimpleNamespace]) -> types.SimpleNamespace:
-    """The library that `load` returns; where it is missing, the whole test module is skipped, with the command."""
+    """The library that `load` returns; without it the test module is skipped, with the command."""
     import pytest
 
     try:
@@ -45,7 +46,7 @@ def mmdet() -> types.SimpleNamespace:
     """mmdet.models.losses 3.3.0: every public class and function of its files."""
     package = _locate("mmdet", "3.3.0")
 
-    # Packages whose __init__ would import the whole of mmdet; their submodules still load from the wheel.
+    # The __init__ of these would import the whole of mmdet; their submodules load from the wheel.
     for name in ("mmdet", "mmdet.models", "mmdet.structures", "mmdet.structures.bbox"):
         _stand_in(name, package.joinpath(*name.split(".")[1:]))
     overlaps = importlib.import_module("mmdet.structures.bbox.bbox_overlaps")
@@ -66,13 +67,14 @@ def mmdet() -> types.SimpleNamespace:
     _stand_in("mmcv.ops", sigmoid_focal_loss=_mmcv_sigmoid_focal_loss)
 
     losses = importlib.import_module("mmdet.models.losses")
-    files = [sys.modules[f"{losses.__name__}.{Path(file).stem}"] for file in _sources(package)]
-    names = {k: v for file in files for k, v in vars(file).items() if _defined_in(v, file.__name__)}
-    return types.SimpleNamespace(**names)
+    namespace = types.SimpleNamespace()
+    for file in sorted(package.glob("models/losses/[!_]*.py")):
+        vars(namespace).update(_defined_in(sys.modules[f"{losses.__name__}.{file.stem}"]))
+    return namespace
 
 
 def _mmcv_sigmoid_focal_loss(logits, labels, gamma, alpha, weight, reduction):
-    """mmcv.ops.sigmoid_focal_loss exists on CUDA only; mmdet's own PyTorch version has the same values.
+    """mmcv's operator is a CUDA kernel; mmdet's own PyTorch version has the same values.
 
     logits (N, C), labels (N,) int64 with background = C.
     """
@@ -97,7 +99,7 @@ def _locate(name: str, version: str) -> Path:
 
 
 def _stand_in(name: str, path: Path | None = None, **attributes: object) -> None:
-    """Put an empty module into sys.modules; with `path` its submodules are importable from there."""
+    """Put an empty module into sys.modules; its submodules are importable from `path`."""
     module = types.ModuleType(name)
     # An empty search path still marks a package, so that stand-ins for its submodules are found.
     module.__path__ = [] if path is None else [str(path)]
@@ -105,9 +107,10 @@ def _stand_in(name: str, path: Path | None = None, **attributes: object) -> None
     sys.modules[name] = module
 
 
-def _sources(package: Path) -> list[Path]:
-    return sorted(package.glob("models/losses/[!_]*.py"))
-
-
-def _defined_in(value: object, module: str) -> bool:
-    return callable(value) and getattr(value, "__module__", None) == module
+def _defined_in(module: types.ModuleType) -> dict[str, Callable]:
+    """Classes and functions of a module, without what it imports."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    }

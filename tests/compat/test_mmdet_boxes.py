@@ -26,6 +26,8 @@ EDGES = {
     "both inverted": ([4, 5, 1, 2], [3, 6, 0, 1]),
     "far away": ([0, 0, 1, 1], [10000, 20000, 10003, 20002]),
     "negative": ([-7, -9, -1, -2], [-6, -6, 3, 1]),
+    "smaller than eps": ([0, 0, 1e-4, 1e-4], [0, 0, 2e-4, 1e-4]),
+    "unit square": ([0.1, 0.2, 0.15, 0.22], [0.11, 0.2, 0.14, 0.23]),
 }
 
 
@@ -47,7 +49,9 @@ def weights():
     rows = torch.rand(N, generator=generator, dtype=torch.float64)
     full = torch.rand(N, 4, generator=generator, dtype=torch.float64)
     one_positive = -torch.rand(N, 4, generator=generator, dtype=torch.float64)
-    one_positive[3, 2] = 1e-3  # decides against the shortcut although every mean over a row is negative
+    one_positive[3, 2] = (
+        1e-3  # decides against the shortcut although every mean over a row is negative
+    )
     return {
         "none": None,
         "rows": rows,
@@ -59,7 +63,9 @@ def weights():
         "zero full": torch.zeros(N, 4, dtype=torch.float64),
         "negative": -rows,
         "negative full": -full,
-        "one negative": torch.zeros(N, 4, dtype=torch.float64).index_fill(0, torch.tensor([5]), -2.0),
+        "one negative": torch.zeros(N, 4, dtype=torch.float64).index_fill(
+            0, torch.tensor([5]), -2.0
+        ),
         "broadcast": torch.tensor([0.7], dtype=torch.float64),
         "scalar": torch.tensor(0.7, dtype=torch.float64),
     }
@@ -67,14 +73,30 @@ def weights():
 
 NOT_POSITIVE = ["zero", "zero full", "negative", "negative full", "one negative"]
 POSITIVE = [name for name in weights() if name not in NOT_POSITIVE]
-AVG_FACTORS = {"none": None, "number": 11, "zero": 0.0, "tensor": torch.tensor(13.0), "negative": -3.0, "infinite": float("inf")}
+AVG_FACTORS = {
+    "none": None,
+    "number": 11,
+    "zero": 0.0,
+    "tensor": torch.tensor(13.0),
+    "integer tensor": torch.tensor(13),  # has no gradient, so that it goes into the kernel
+    "negative": -3.0,
+    "infinite": float("inf"),
+}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_class(name, reduction, dtype):
     assert_parity(*make(name, reduction=reduction, loss_weight=2.5), *boxes(), dtype=dtype)
+
+
+@pytest.mark.parametrize("loss_weight", [0.0, -1.5, torch.tensor(2.5)], ids=str)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_loss_weight(reduction, loss_weight):
+    assert_parity(*make("GIoULoss", reduction=reduction, loss_weight=loss_weight), *boxes())
 
 
 @pytest.mark.parametrize("mode", ["linear", "square", "log"])
@@ -82,7 +104,9 @@ def test_class(name, reduction, dtype):
 def test_iou_modes(mode, dtype):
     assert_parity(*make("IoULoss", mode=mode, reduction="none"), *boxes(), dtype=dtype)
     pred, target = boxes()
-    assert_parity(*make("IoULoss", mode=mode, eps=0.3, reduction="none"), pred, target + 3, dtype=dtype)
+    assert_parity(
+        *make("IoULoss", mode=mode, eps=0.3, reduction="none"), pred, target + 3, dtype=dtype
+    )
 
 
 @pytest.mark.parametrize("weight", weights().items(), ids=lambda item: item[0])
@@ -118,7 +142,8 @@ def test_iou_loss_has_no_shortcut_without_reduction(weight):
 @pytest.mark.parametrize("weight", NOT_POSITIVE)
 @pytest.mark.parametrize("name", CLASSES[1:])
 def test_shortcut_without_reduction(name, weight):
-    # mmdet returns a scalar, which needs the weights on the host; ours keeps the shape, and sums to that scalar.
+    # mmdet returns a scalar, which needs the weights on the host; ours keeps the shape, and sums
+    # to that scalar.
     ours, theirs = make(name, reduction="none")
     assert ours(*boxes(), weights()[weight]).shape == (N,)
     assert_parity(lambda *args: ours(*args).sum(), theirs, *boxes(), weights()[weight])
@@ -156,7 +181,7 @@ def test_bug_ciou_of_coinciding_boxes_is_finite():
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_no_boxes(name, reduction, avg_factor, weight_shape):
-    ours, theirs = make(name, reduction=reduction)
+    ours, theirs = make(name, reduction=reduction, loss_weight=-1.0)
     empty = torch.zeros(0, 4)
     weight = None if weight_shape is None else torch.zeros(weight_shape)
     if reduction == "sum" and avg_factor is not None and weight is None:
@@ -165,7 +190,9 @@ def test_no_boxes(name, reduction, avg_factor, weight_shape):
         return
     assert_parity(ours, theirs, empty, empty, weight, avg_factor)
     pred = empty.clone().requires_grad_()
-    assert ours(pred, empty, weight, avg_factor).requires_grad  # mmdet's IoULoss and GIoULoss cut the graph here
+    assert ours(
+        pred, empty, weight, avg_factor
+    ).requires_grad  # mmdet's IoULoss and GIoULoss cut the graph here
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -195,7 +222,13 @@ def test_one_box_against_many(name):
 def test_strides_and_mixed_dtypes(name):
     pred, target = boxes()
     ours, theirs = make(name, reduction="none")
-    assert_parity(ours, theirs, pred.t().contiguous().t(), target[::2].repeat_interleave(2, 0)[:N], weights()["rows"])
+    assert_parity(
+        ours,
+        theirs,
+        pred.t().contiguous().t(),
+        target[::2].repeat_interleave(2, 0)[:N],
+        weights()["rows"],
+    )
     mixed = ours(pred.float(), target.double()), theirs(pred.float(), target.double())
     assert mixed[0].dtype == mixed[1].dtype
     torch.testing.assert_close(*mixed)
@@ -215,14 +248,32 @@ def test_linear_is_deprecated():
 ERRORS = {
     "mode": (lambda m: m.IoULoss(mode="cubic"), "mode must be one of .*cubic"),
     "mode of the function": (lambda m: m.iou_loss(*boxes(), mode="cubic"), "mode must be one of"),
-    "override": (lambda m: m.GIoULoss()(*boxes(), reduction_override="max"), "reduction_override must be .*max"),
-    "override of IoULoss": (lambda m: m.IoULoss()(*boxes(), reduction_override=True), "reduction_override"),
-    "sum with avg_factor": (lambda m: m.GIoULoss(reduction="sum")(*boxes(), avg_factor=2), "avg_factor"),
+    "override": (
+        lambda m: m.GIoULoss()(*boxes(), reduction_override="max"),
+        "reduction_override must be .*max",
+    ),
+    "override of IoULoss": (
+        lambda m: m.IoULoss()(*boxes(), reduction_override=True),
+        "reduction_override",
+    ),
+    "sum with avg_factor": (
+        lambda m: m.GIoULoss(reduction="sum")(*boxes(), avg_factor=2),
+        "avg_factor",
+    ),
     "reduction": (lambda m: m.DIoULoss(reduction="max")(*boxes()), "reduction"),
-    "lengths": (lambda m: m.GIoULoss()(boxes()[0], boxes()[1][:5]), r"same shape, got \(37, 4\) and \(5, 4\)"),
+    "lengths": (
+        lambda m: m.GIoULoss()(boxes()[0], boxes()[1][:5]),
+        r"same shape, got \(37, 4\) and \(5, 4\)",
+    ),
     "lengths of DIoULoss": (lambda m: m.DIoULoss()(boxes()[0], boxes()[1][:5]), None),
-    "columns": (lambda m: m.IoULoss()(torch.rand(3, 5), torch.rand(3, 5)), r"shape \(n, 4\), got \(3, 5\)"),
-    "weight": (lambda m: m.CIoULoss()(*boxes(), torch.rand(N, 3)), r"weight must have shape .*\(37, 3\)"),
+    "columns": (
+        lambda m: m.IoULoss()(torch.rand(3, 5), torch.rand(3, 5)),
+        r"shape \(n, 4\), got \(3, 5\)",
+    ),
+    "weight": (
+        lambda m: m.CIoULoss()(*boxes(), torch.rand(N, 3)),
+        r"weight must have shape .*\(37, 3\)",
+    ),
     "unexpected argument": (lambda m: m.GIoULoss()(*boxes(), colour=1), "colour"),
     "argument given twice": (lambda m: m.IoULoss()(*boxes(), mode="linear"), "mode"),
 }

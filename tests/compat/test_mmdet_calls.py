@@ -22,7 +22,12 @@ CALLS = {
     "MSELoss": (BOXES, BOXES.roll(1, 0)),
     "FocalLoss": (LOGITS, IDS),
 }
-OPS = {"FocalLoss": "sigmoid_focal", "L1Loss": "regression_loss", "SmoothL1Loss": "regression_loss", "MSELoss": "regression_loss"}
+OPS = {
+    "FocalLoss": "sigmoid_focal",
+    "L1Loss": "regression_loss",
+    "SmoothL1Loss": "regression_loss",
+    "MSELoss": "regression_loss",
+}
 
 
 class Recorder(TorchDispatchMode):
@@ -50,7 +55,9 @@ def weight_for(name):
     return torch.linspace(-1, 1, N) if name in ("FocalLoss", *list(CALLS)[:4]) else BOXES - 1
 
 
-@pytest.mark.parametrize("extra", [{}, {"avg_factor": 7.0}, {"reduction_override": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "extra", [{}, {"avg_factor": 7.0}, {"reduction_override": "none"}], ids=str
+)
 @pytest.mark.parametrize("name", CALLS)
 def test_without_weight_only_the_kernels_run(name, extra):
     factor = 1.0 if "reduction_override" in extra else 2.0
@@ -70,7 +77,12 @@ def test_without_weight_only_the_kernels_run(name, extra):
 def test_no_host_read(name, weighted, avg_factor, reduction):
     weight = weight_for(name) if weighted else None
     with forbid_host_reads():
-        step(getattr(mmdet, name)(reduction=reduction, loss_weight=2.0), *CALLS[name], weight, avg_factor)
+        step(
+            getattr(mmdet, name)(reduction=reduction, loss_weight=2.0),
+            *CALLS[name],
+            weight,
+            avg_factor,
+        )
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -19,7 +19,13 @@ ONE_HOT = F.one_hot(IDS, C + 1)[:, :C]
 ROWS = torch.rand(N, generator=GENERATOR, dtype=torch.float64)
 FULL = torch.rand(N, C, generator=GENERATOR, dtype=torch.float64)
 
-TARGETS = {"ids": IDS, "int one-hot": ONE_HOT, "float one-hot": ONE_HOT.double(), "bool one-hot": ONE_HOT.bool(), "soft": SOFT}
+TARGETS = {
+    "ids": IDS,
+    "int one-hot": ONE_HOT,
+    "float one-hot": ONE_HOT.double(),
+    "bool one-hot": ONE_HOT.bool(),
+    "soft": SOFT,
+}
 WEIGHTS = {
     "none": None,
     "rows": ROWS,
@@ -36,7 +42,9 @@ def make(**options):
     return mmdet.FocalLoss(**options), upstream.FocalLoss(**options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_class(target, reduction, dtype):
@@ -76,7 +84,9 @@ def test_weight(activated, target, reduction, weight):
     assert_parity(*losses, pred, TARGETS[target], WEIGHTS[weight])
 
 
-@pytest.mark.parametrize("avg_factor", [11, 0.0, torch.tensor(13.0), torch.tensor([13.0])], ids=str)
+@pytest.mark.parametrize(
+    "avg_factor", [11, 0.0, torch.tensor(13.0), torch.tensor(13), torch.tensor([13.0])], ids=str
+)
 @pytest.mark.parametrize("weight", ["none", "rows", "zero"])
 @pytest.mark.parametrize("override", ["mean", "none"])
 def test_avg_factor_and_override(override, weight, avg_factor):
@@ -92,20 +102,30 @@ def test_any_number_of_dimensions(shape):
     assert_parity(*make(reduction="none"), logits, target, logits.abs())
 
 
-@pytest.mark.parametrize("weight", [None, torch.zeros(0), torch.zeros(0, C)], ids=["none", "rows", "full"])
+@pytest.mark.parametrize(
+    "weight", [None, torch.zeros(0), torch.zeros(0, C)], ids=["none", "rows", "full"]
+)
 @pytest.mark.parametrize("avg_factor", [None, 0.0])
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 @pytest.mark.parametrize("target", [IDS[:0], SOFT[:0]], ids=["ids", "dense"])
 def test_no_rows(target, reduction, avg_factor, weight):
-    ours, theirs = make(reduction=reduction)
+    ours, theirs = make(reduction=reduction, loss_weight=-1.0)
     assert_parity(ours, theirs, LOGITS[:0], target, weight, avg_factor)
     assert ours(LOGITS[:0].clone().requires_grad_(), target, weight, avg_factor).requires_grad
 
 
 def test_strides_and_mixed_dtypes():
     ours, theirs = make(reduction="none")
-    assert_parity(ours, theirs, LOGITS.t().contiguous().t(), IDS[::2].repeat_interleave(2)[:N], ROWS)
-    assert_parity(ours, theirs, LOGITS[:, :1].expand(N, C), SOFT.t().contiguous().t(), FULL.t().contiguous().t())
+    assert_parity(
+        ours, theirs, LOGITS.t().contiguous().t(), IDS[::2].repeat_interleave(2)[:N], ROWS
+    )
+    assert_parity(
+        ours,
+        theirs,
+        LOGITS[:, :1].expand(N, C),
+        SOFT.t().contiguous().t(),
+        FULL.t().contiguous().t(),
+    )
     torch.testing.assert_close(ours(LOGITS.float(), SOFT), theirs(LOGITS.float(), SOFT))
     torch.testing.assert_close(ours(LOGITS, IDS.int()), theirs(LOGITS, IDS))
 
@@ -128,18 +148,42 @@ def test_function(name, pred, target):
 
 ERRORS = {
     "use_sigmoid": (lambda m: m.FocalLoss(use_sigmoid=False), "use_sigmoid must be True"),
-    "override": (lambda m: m.FocalLoss()(LOGITS, IDS, reduction_override="max"), "reduction_override must be .*max"),
-    "sum with avg_factor": (lambda m: m.FocalLoss(reduction="sum")(LOGITS, IDS, avg_factor=2), "avg_factor"),
+    "override": (
+        lambda m: m.FocalLoss()(LOGITS, IDS, reduction_override="max"),
+        "reduction_override must be .*max",
+    ),
+    "sum with avg_factor": (
+        lambda m: m.FocalLoss(reduction="sum")(LOGITS, IDS, avg_factor=2),
+        "avg_factor",
+    ),
     "reduction": (lambda m: m.FocalLoss(reduction="max")(LOGITS, IDS), "reduction"),
-    "number of ids": (lambda m: m.FocalLoss()(LOGITS, IDS[:5]), r"got target \(5,\) and pred \(23, 7\)"),
-    "shape": (lambda m: m.FocalLoss()(LOGITS, SOFT[:5]), r"target must have the shape of pred, \(23, 7\), got \(5, 7\)"),
+    "number of ids": (
+        lambda m: m.FocalLoss()(LOGITS, IDS[:5]),
+        r"got target \(5,\) and pred \(23, 7\)",
+    ),
+    "shape": (
+        lambda m: m.FocalLoss()(LOGITS, SOFT[:5]),
+        r"target must have the shape of pred, \(23, 7\), got \(5, 7\)",
+    ),
     "shape that broadcasts": (lambda m: m.FocalLoss()(LOGITS, SOFT[:1]), r"got \(1, 7\)"),
-    "shape of probabilities": (lambda m: m.FocalLoss(activated=True)(LOGITS.sigmoid(), SOFT[:1]), r"got \(1, 7\)"),
-    "float ids": (lambda m: m.FocalLoss()(LOGITS, IDS.float()), "integer class ids, got torch.float32"),
+    "shape of probabilities": (
+        lambda m: m.FocalLoss(activated=True)(LOGITS.sigmoid(), SOFT[:1]),
+        r"got \(1, 7\)",
+    ),
+    "float ids": (
+        lambda m: m.FocalLoss()(LOGITS, IDS.float()),
+        "integer class ids, got torch.float32",
+    ),
     "id above C": (lambda m: m.FocalLoss()(LOGITS, IDS.clone().fill_(C + 1)), "8"),
     "negative id": (lambda m: m.FocalLoss()(LOGITS, IDS.clone().fill_(-1)), "-1"),
-    "number of weights": (lambda m: m.FocalLoss()(LOGITS, IDS, ROWS[:5]), r"weight must have .*got \(5,\)"),
-    "weight of another rank": (lambda m: m.FocalLoss()(LOGITS[None], SOFT[None], ROWS[:1]), "weight must have"),
+    "number of weights": (
+        lambda m: m.FocalLoss()(LOGITS, IDS, ROWS[:5]),
+        r"weight must have .*got \(5,\)",
+    ),
+    "weight of another rank": (
+        lambda m: m.FocalLoss()(LOGITS[None], SOFT[None], ROWS[:1]),
+        "weight must have",
+    ),
 }
 
 

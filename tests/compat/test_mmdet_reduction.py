@@ -1,4 +1,6 @@
-"""weighted_loss, weight_reduce_loss, reduce_loss against mmdet's, and the examples of mmdet's documentation."""
+"""weighted_loss, weight_reduce_loss, reduce_loss against mmdet's, and the examples of mmdet's
+documentation.
+"""
 
 import pytest
 import references
@@ -19,10 +21,20 @@ def test_reduce_loss(reduction):
     assert_parity(mmdet.reduce_loss, upstream.reduce_loss, LOSS[:0], reduction)
 
 
-@pytest.mark.parametrize("weight", [None, WEIGHT, WEIGHT[:, :1], WEIGHT[0], WEIGHT.expand(2, 6, 4), 0.5])
+@pytest.mark.parametrize(
+    "weight", [None, WEIGHT, WEIGHT[:, :1], WEIGHT[0], WEIGHT.expand(2, 6, 4), 0.5]
+)
 @pytest.mark.parametrize(
     "reduction, avg_factor",
-    [("none", None), ("mean", None), ("sum", None), ("mean", 3), ("mean", 0.0), ("mean", torch.tensor(5.0)), ("none", 3)],
+    [
+        ("none", None),
+        ("mean", None),
+        ("sum", None),
+        ("mean", 3),
+        ("mean", 0.0),
+        ("mean", torch.tensor(5.0)),
+        ("none", 3),
+    ],
 )
 def test_weight_reduce_loss(weight, reduction, avg_factor):
     assert_parity(

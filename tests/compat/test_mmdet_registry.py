@@ -16,7 +16,16 @@ class Loss(nn.Module):
 
 @pytest.mark.parametrize(
     "name",
-    ["IoULoss", "GIoULoss", "DIoULoss", "CIoULoss", "L1Loss", "SmoothL1Loss", "MSELoss", "FocalLoss"],
+    [
+        "IoULoss",
+        "GIoULoss",
+        "DIoULoss",
+        "CIoULoss",
+        "L1Loss",
+        "SmoothL1Loss",
+        "MSELoss",
+        "FocalLoss",
+    ],
 )
 def test_every_class_is_registered(name):
     assert type(build_loss({"type": name})).__name__ == name
@@ -74,7 +83,12 @@ def test_build_errors(cfg, error, text):
 
 @pytest.mark.parametrize(
     "arguments, error",
-    [({"force": 1}, TypeError), ({"name": 3}, TypeError), ({"name": [3]}, TypeError), ({"module": 3}, TypeError)],
+    [
+        ({"force": 1}, TypeError),
+        ({"name": 3}, TypeError),
+        ({"name": [3]}, TypeError),
+        ({"module": 3}, TypeError),
+    ],
 )
 def test_register_errors(arguments, error):
     with pytest.raises(error):

@@ -33,16 +33,24 @@ def test_module_and_attributes(name):
     ours, theirs = getattr(mmdet, name)(), getattr(upstream, name)()
     assert isinstance(ours, nn.Module)
     constructor = inspect.signature(type(theirs)).parameters
-    assert {key: vars(ours)[key] for key in constructor} == {key: vars(theirs)[key] for key in constructor}
+    assert {key: vars(ours)[key] for key in constructor} == {
+        key: vars(theirs)[key] for key in constructor
+    }
     assert ours.state_dict() == theirs.state_dict() == {}
     assert inspect.getdoc(type(ours)) != inspect.getdoc(nn.Module)
 
 
-@pytest.mark.parametrize("name", ["iou_loss", "giou_loss", "diou_loss", "ciou_loss", "smooth_l1_loss", "l1_loss"])
+@pytest.mark.parametrize(
+    "name", ["iou_loss", "giou_loss", "diou_loss", "ciou_loss", "smooth_l1_loss", "l1_loss"]
+)
 def test_weight_is_the_third_argument(name):
     # inspect shows the inner signature of a weighted function; it is called with another one.
     import torch
 
-    pred, target, weight = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[1.0, 1.0, 5.0, 4.0]]), torch.tensor([3.0])
+    pred, target, weight = (
+        torch.tensor([[0.0, 0.0, 4.0, 4.0]]),
+        torch.tensor([[1.0, 1.0, 5.0, 4.0]]),
+        torch.tensor([3.0]),
+    )
     ours, theirs = getattr(mmdet, name), getattr(upstream, name)
     assert torch.allclose(ours(pred, target, weight, "sum"), theirs(pred, target, weight, "sum"))

@@ -1,7 +1,8 @@
-"""The losses of mmdet 3.3.0 (``mmdet.models.losses``) on fastloss kernels: change the import line, nothing else.
+"""The losses of mmdet 3.3.0 (``mmdet.models.losses``) on fastloss kernels.
 
-One flat namespace: what mmdet has in submodules (``mmdet.models.losses.iou_loss`` ...) is imported from here too.
-Arguments, defaults, values, gradients and exception types are mmdet's. No loss waits for the device.
+One flat namespace: what mmdet has in submodules (``mmdet.models.losses.iou_loss`` ...) is imported
+from here too: change the import line, nothing else. Arguments, defaults, values, gradients and
+exception types are mmdet's. No loss waits for the device.
 """
 
 from fastloss.compat.mmdet.boxes import (

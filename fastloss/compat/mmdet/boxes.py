@@ -1,6 +1,7 @@
-"""IoULoss, GIoULoss, DIoULoss, CIoULoss and their functions (mmdet/models/losses/iou_loss.py, mmdet 3.3.0).
+"""IoULoss, GIoULoss, DIoULoss, CIoULoss and their functions (mmdet 3.3.0, losses/iou_loss.py).
 
-All take aligned pairs of boxes (x1, y1, x2, y2), in any unit. Formulas: `fastloss.functional.box_loss`.
+All take aligned pairs of boxes (x1, y1, x2, y2), in any unit. Formulas:
+`fastloss.functional.box_loss`.
 """
 
 from __future__ import annotations
@@ -16,25 +17,27 @@ from fastloss.compat.mmdet.reduction import (
     NativeLoss,
     choose_reduction,
     reduce_and_scale,
-    shortcut,
-    unless_no_weight_is_positive,
     weighted_loss,
 )
 from fastloss.compat.mmdet.registry import LOSSES
+from fastloss.compat.mmdet.shortcut import shortcut, unless_no_weight_is_positive
 
 MODES = ("linear", "square", "log")
-# bbox_overlaps keeps its own default here, whatever the eps of the loss (mmdet/structures/bbox/bbox_overlaps.py).
+# bbox_overlaps keeps its own default here, whatever the eps of the loss
+# (mmdet/structures/bbox/bbox_overlaps.py).
 IOU_UNION_EPS = 1e-6
 
 
 @weighted_loss
 def iou_loss(
     pred: Tensor, target: Tensor, linear: bool = False, mode: str = "log", eps: float = 1e-6
-) -> Tensor:
-    """1 - IoU ("linear"), 1 - IoU^2 ("square") or -ln IoU ("log") per pair, with IoU >= eps: (n, 4), (n, 4) -> (n,).
+) -> NativeLoss:
+    """Per pair 1 - IoU ("linear"), 1 - IoU^2 ("square") or -ln IoU ("log"), with IoU >= eps.
 
-    Called as ``iou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``. `linear=True` is the
-    deprecated spelling of mode "linear" (warns). AssertionError: another mode, boxes of different shapes.
+    (n, 4), (n, 4) -> (n,). Called as
+    ``iou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
+    `linear=True` is the deprecated spelling of mode "linear" (warns).
+    AssertionError: another mode, boxes of different shapes.
     """
     mode = _check_mode(mode, linear)
     pred, target = _aligned(pred, target)
@@ -42,10 +45,11 @@ def iou_loss(
 
 
 @weighted_loss
-def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
-    """1 - GIoU per pair, union and hull >= eps: (n, 4), (n, 4) -> (n,).
+def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> NativeLoss:
+    """Per pair 1 - GIoU, union and hull >= eps.
 
-    Called as ``giou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
+    (n, 4), (n, 4) -> (n,). Called as
+    ``giou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
     AssertionError: boxes of different shapes.
     """
     pred, target = _aligned(pred, target)
@@ -53,20 +57,22 @@ def giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 @weighted_loss
-def diou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
-    """1 - DIoU per pair, eps added to the union and to the squared diagonal: (n, 4), (n, 4) -> (n,).
+def diou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> NativeLoss:
+    """Per pair 1 - DIoU, eps added to the union and to the squared diagonal of the hull.
 
-    Called as ``diou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
+    (n, 4), (n, 4) -> (n,). Called as
+    ``diou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
     """
     pred, target = _broadcast(pred, target)
     return _native(pred, target, kind="diou", eps=eps)
 
 
 @weighted_loss
-def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
-    """1 - clamp(CIoU, -1, 1) per pair, eps added to union, squared diagonal and heights: (n, 4), (n, 4) -> (n,).
+def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> NativeLoss:
+    """Per pair 1 - clamp(CIoU, -1, 1), eps added to union, squared diagonal and heights.
 
-    Called as ``ciou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
+    (n, 4), (n, 4) -> (n,). Called as
+    ``ciou_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
     """
     pred, target = _broadcast(pred, target)
     return _native(pred, target, kind="ciou", eps=eps)
@@ -75,7 +81,9 @@ def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
 class _BoxLoss(nn.Module):
     """What the four classes share; `loss` is the weighted function of the class."""
 
-    def __init__(self, eps: float = 1e-6, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, eps: float = 1e-6, reduction: str = "mean", loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.eps = eps
         self.reduction = reduction
@@ -90,10 +98,10 @@ class _BoxLoss(nn.Module):
         reduction_override: str | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """pred, target (n, 4) xyxy; weight (n,) or (n, 4) -> scalar, or (n,) for reduction "none"."""
+        """pred, target (n, 4) xyxy; weight (n,) or (n, 4) -> scalar, or (n,) for "none"."""
         # mmdet checks the override after this return.
         if weight is not None and weight.numel() == 0:
-            return shortcut(pred, weight, "sum")
+            return shortcut(pred, weight)
         reduction = choose_reduction(reduction_override, self.reduction)
         loss = self._weighted(pred, target, weight, avg_factor, reduction, **kwargs)
         if weight is None:
@@ -112,7 +120,8 @@ class _BoxLoss(nn.Module):
         if weight is not None and weight.dim() > 1:
             if weight.shape != pred.shape:
                 raise AssertionError(
-                    f"weight must have shape (n,) or the shape of pred, {tuple(pred.shape)}, got {tuple(weight.shape)}"
+                    f"weight must have shape (n,) or the shape of pred, {tuple(pred.shape)}, "
+                    f"got {tuple(weight.shape)}"
                 )
             weight = weight.mean(-1)  # (n, 4) -> (n,)
         loss = self.loss.__wrapped__(pred, target, eps=self.eps, **kwargs)
@@ -130,10 +139,12 @@ class IoULoss(_BoxLoss):
         loss_weight: factor of the result.
         mode: "linear", "square" or "log"; AssertionError otherwise.
 
-    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred, target (n, 4) xyxy and
-    weight (n,), or (n, 4), which is averaged over its last dimension. No pairs: the mean is NaN (0 with a weight or an
-    avg_factor). Where no weight is positive and the reduction is not "none", the result is ``(pred * weight).sum()``.
-    AssertionError: boxes or weights of another shape, a wrong `reduction_override`. ValueError: avg_factor with "sum".
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred,
+    target (n, 4) xyxy and weight (n,), or (n, 4), which is averaged over its last dimension. No
+    pairs: the mean is NaN (0 with a weight or an avg_factor). Where no weight is positive and the
+    reduction is not "none", the result is ``(pred * weight).sum()``.
+    AssertionError: boxes or weights of another shape, a wrong `reduction_override`. ValueError:
+    avg_factor with "sum".
     """
 
     def __init__(
@@ -159,8 +170,8 @@ class IoULoss(_BoxLoss):
         reduction_override: str | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """pred, target (n, 4) xyxy; weight (n,) or (n, 4) -> scalar, or (n,) for reduction "none"."""
-        # Unlike the other three, mmdet's IoULoss checks the override first and has no shortcut for "none".
+        """pred, target (n, 4) xyxy; weight (n,) or (n, 4) -> scalar, or (n,) for "none"."""
+        # mmdet's IoULoss, alone, checks the override first and has no shortcut for "none".
         reduction = choose_reduction(reduction_override, self.reduction)
         if weight is None or reduction == "none":
             return self._weighted(
@@ -173,18 +184,22 @@ class IoULoss(_BoxLoss):
 
 @LOSSES.register_module()
 class GIoULoss(_BoxLoss):
-    """Generalised IoU loss, 1 - GIoU, times `loss_weight` (https://arxiv.org/abs/1902.09630).
+    """Generalised IoU loss, 1 - GIoU, times `loss_weight`.
+
+    Source: https://arxiv.org/abs/1902.09630.
 
     Args:
         eps: lower bound of union and hull.
         reduction: "none", "mean" or "sum".
         loss_weight: factor of the result.
 
-    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred, target (n, 4) xyxy and
-    weight (n,), or (n, 4), which is averaged over its last dimension. No pairs: the mean is NaN (0 with a weight or an
-    avg_factor). Where no weight is positive the result is ``(pred * weight).sum()``, without loss_weight and avg_factor;
-    for "none" it is that sum per pair (mmdet: a scalar, after reading the weights on the host).
-    AssertionError: boxes or weights of another shape, a wrong `reduction_override`. ValueError: avg_factor with "sum".
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred,
+    target (n, 4) xyxy and weight (n,), or (n, 4), which is averaged over its last dimension. No
+    pairs: the mean is NaN (0 with a weight or an avg_factor). Where no weight is positive the
+    result is ``(pred * weight).sum()``, without loss_weight and avg_factor; for "none" it is that
+    sum per pair (mmdet: a scalar, after reading the weights on the host).
+    AssertionError: boxes or weights of another shape, a wrong `reduction_override`. ValueError:
+    avg_factor with "sum".
     """
 
     loss = staticmethod(giou_loss)
@@ -192,7 +207,9 @@ class GIoULoss(_BoxLoss):
 
 @LOSSES.register_module()
 class DIoULoss(_BoxLoss):
-    """Distance-IoU loss, 1 - (IoU - centre distance^2 / diagonal^2), times `loss_weight` (https://arxiv.org/abs/1911.08287).
+    """Distance-IoU loss, 1 - (IoU - centre distance^2 / diagonal^2), times `loss_weight`.
+
+    Source: https://arxiv.org/abs/1911.08287.
 
     Args:
         eps: added to the union and to the squared diagonal of the hull.
@@ -204,14 +221,16 @@ class DIoULoss(_BoxLoss):
 
 @LOSSES.register_module()
 class CIoULoss(_BoxLoss):
-    """Complete-IoU loss: DIoU with an aspect-ratio term, times `loss_weight` (https://arxiv.org/abs/2005.03572).
+    """Complete-IoU loss: DIoU with an aspect-ratio term, times `loss_weight`.
+
+    Source: https://arxiv.org/abs/2005.03572.
 
     Args:
         eps: added to the union, the squared diagonal of the hull and the heights.
         reduction, loss_weight: as in `GIoULoss`, whose call, shortcut and errors it shares.
 
-    mmdet returns NaN for coinciding boxes whose IoU rounds to 1 (0/0 in the factor of the aspect term); that factor is 0
-    here, so the loss is 0.
+    mmdet returns NaN for coinciding boxes whose IoU rounds to 1 (0/0 in the factor of the aspect
+    term); that factor is 0 here, so the loss is 0.
     """
 
     loss = staticmethod(ciou_loss)
@@ -236,13 +255,14 @@ def _aligned(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs of boxes of equal shape; AssertionError otherwise, as in mmdet's bbox_overlaps."""
     if pred.shape != target.shape:
         raise AssertionError(
-            f"pred and target must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}"
+            "pred and target must have the same shape, "
+            f"got {tuple(pred.shape)} and {tuple(target.shape)}"
         )
     return _boxes(pred, target)
 
 
 def _broadcast(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of boxes; as in mmdet's DIoU and CIoU one box against many is accepted, RuntimeError for the rest."""
+    """Pairs of boxes; as in mmdet one box against many is accepted, RuntimeError for the rest."""
     if pred.shape != target.shape:
         pred, target = torch.broadcast_tensors(pred, target)
     return _boxes(pred, target)

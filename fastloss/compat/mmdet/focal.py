@@ -1,7 +1,7 @@
-"""FocalLoss and its functions (mmdet/models/losses/focal_loss.py, mmdet 3.3.0).
+"""FocalLoss and its functions (mmdet 3.3.0, models/losses/focal_loss.py).
 
-pred holds logits (probabilities where said), target either class ids (N,) with C for background, or a dense target of
-pred's shape. Formula: `fastloss.functional.sigmoid_focal_loss`.
+pred holds logits (probabilities where said), target either class ids (N,) with C for background,
+or a dense target of pred's shape. Formula: `fastloss.functional.sigmoid_focal_loss`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fastloss import functional
-from fastloss.compat.mmdet.reduction import NativeLoss, choose_reduction, reduce_and_scale, weight_reduce_loss
+from fastloss.compat.mmdet.reduction import (
+    NativeLoss,
+    choose_reduction,
+    reduce_and_scale,
+    weight_reduce_loss,
+)
 from fastloss.compat.mmdet.registry import LOSSES
 
 
@@ -23,7 +28,7 @@ def py_sigmoid_focal_loss(
     reduction: str = "mean",
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    """Focal loss of logits and a dense target of the same shape (*), 0 or 1 or soft, of any number type.
+    """Focal loss of logits (*) and a dense target (*), 0 or 1 or soft, of any number type.
 
     weight (*), or (N,) for (N, C), or flattened (N * C,). "mean" divides by the number of elements.
     """
@@ -53,9 +58,10 @@ def sigmoid_focal_loss(
     reduction: str = "mean",
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    """Focal loss of logits (N, C) and class ids (N,), C for background, on any device (mmdet: CUDA only).
+    """Focal loss of logits (N, C) and class ids (N,), C for background, on any device.
 
-    weight as in `py_sigmoid_focal_loss`. AssertionError: target is not a list of N integers, as in mmcv's operator.
+    weight as in `py_sigmoid_focal_loss`. AssertionError: target is not a list of N integers, as in
+    mmcv's operator.
     """
     problem = _label_problem(pred, target)
     if problem:
@@ -73,14 +79,16 @@ class FocalLoss(nn.Module):
         alpha: weight of the positive entries, 1 - alpha of the negative ones.
         reduction: "none", "mean" or "sum"; the mean divides by the number of elements N * C.
         loss_weight: factor of the result.
-        activated: pred holds probabilities, not logits (the logarithms are bounded below by -100, as in torch).
+        activated: pred holds probabilities, not logits (the logarithms are bounded below by -100,
+            as in torch).
 
-    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)``. pred (N, C) with class ids (N,),
-    C for background; or pred and target of one shape with any number of dimensions (one-hot or soft). weight: pred's
-    shape, (N,) or flattened (N * C,). No elements: the mean is NaN, 0 with an avg_factor.
-    AssertionError: another number of weights, a wrong `reduction_override`. RuntimeError or ValueError: target of
-    another shape. RuntimeError: a class id outside 0..C, on the CPU; on a GPU that row is NaN (mmcv's operator ignores
-    it).
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)``. pred (N,
+    C) with class ids (N,), C for background; or pred and target of one shape with any number of
+    dimensions (one-hot or soft). weight: pred's shape, (N,) or flattened (N * C,). No elements:
+    the mean is NaN, 0 with an avg_factor.
+    AssertionError: another number of weights, a wrong `reduction_override`. RuntimeError or
+    ValueError: target of another shape. RuntimeError: a class id outside 0..C, on the CPU; on a
+    GPU that row is NaN (mmcv's operator ignores it).
     """
 
     def __init__(
@@ -94,7 +102,7 @@ class FocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         if use_sigmoid is not True:
-            raise AssertionError(f"use_sigmoid must be True (there is no softmax focal loss here), got {use_sigmoid!r}")
+            raise AssertionError(f"use_sigmoid must be True, got {use_sigmoid!r}")
         self.use_sigmoid = use_sigmoid
         self.gamma = gamma
         self.alpha = alpha
@@ -110,7 +118,7 @@ class FocalLoss(nn.Module):
         avg_factor: float | Tensor | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """pred (N, C) with ids (N,), or pred and target (*) -> scalar, or pred's shape for reduction "none"."""
+        """pred (N, C), ids (N,), or both (*) -> scalar, or the shape of pred for "none"."""
         reduction = choose_reduction(reduction_override, self.reduction)
         return _focal(
             pred,
@@ -136,7 +144,7 @@ def _focal(
     activated: bool,
     loss_weight: float = 1.0,
 ) -> Tensor:
-    """mmdet's choice of the target form: equal numbers of dimensions mean dense, otherwise class ids."""
+    """mmdet's rule: targets with as many dimensions as pred are dense, others class ids."""
     if pred.dim() == target.dim():
         native = _dense(pred, target, gamma, alpha, activated)
     else:
@@ -156,7 +164,9 @@ def _dense(pred: Tensor, target: Tensor, gamma: float, alpha: float, activated: 
             f"target must have the shape of pred, {tuple(pred.shape)}, got {tuple(target.shape)}"
         )
     options = {"gamma": gamma, "alpha": alpha, "activated": activated}
-    return NativeLoss(functional.sigmoid_focal_loss, pred, target.to(pred.dtype), pred.shape, options)
+    return NativeLoss(
+        functional.sigmoid_focal_loss, pred, target.to(pred.dtype), pred.shape, options
+    )
 
 
 def _class_ids(
@@ -182,8 +192,8 @@ def _label_problem(pred: Tensor, target: Tensor) -> str | None:
 
 
 def _shape_error(pred: torch.Size, target: torch.Size) -> type[Exception]:
-    """mmdet multiplies pred and target before it checks them: RuntimeError unless they broadcast, then ValueError."""
-    pairs = zip(reversed(pred), reversed(target))
+    """RuntimeError, or ValueError if both broadcast: mmdet multiplies before torch checks."""
+    pairs = zip(reversed(pred), reversed(target), strict=False)
     return ValueError if all(a == b or 1 in (a, b) for a, b in pairs) else RuntimeError
 
 
@@ -199,7 +209,7 @@ def _match_weight(weight: Tensor | None, shape: torch.Size) -> Tensor | None:
         matched = weight
     if matched is weight or matched.dim() != len(shape):
         raise AssertionError(
-            f"weight must have the shape of pred, {tuple(shape)}, or {shape[0]} or {shape.numel()} elements, "
-            f"got {tuple(weight.shape)}"
+            f"weight must have the shape of pred, {tuple(shape)}, or {shape[0]} or "
+            f"{shape.numel()} elements, got {tuple(weight.shape)}"
         )
     return matched

@@ -1,7 +1,8 @@
-"""How every mirrored mmdet loss is weighted and reduced (mmdet/models/losses/utils.py, mmdet 3.3.0).
+"""How every mirrored mmdet loss is weighted and reduced (mmdet 3.3.0, models/losses/utils.py).
 
-A mirrored loss does not compute here. It names a native call (`NativeLoss`), and `weight_reduce_loss` makes that call
-with the weight, the reduction and the divisor in it, so that one kernel reads the boxes and writes the scalar.
+A mirrored loss does not compute here. It names a native call (`NativeLoss`), and the reduction
+makes that call with the weight and the divisor in it, so that one kernel reads the inputs and
+writes the scalar.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# mmdet adds this to every avg_factor, so that 0.0 (an image with nothing to learn from) does not divide by zero.
+# mmdet adds this to every avg_factor, so that 0.0 (an image without objects) divides nothing by 0.
 AVG_FACTOR_EPS = torch.finfo(torch.float32).eps
 
 
 class NativeLoss(NamedTuple):
-    """The loss per element as a call of `fastloss.functional` that is still to be made."""
+    """The loss per element, as a call of `fastloss.functional` that is still to be made."""
 
     function: Callable[..., Tensor]
     pred: Tensor
@@ -32,7 +33,7 @@ class NativeLoss(NamedTuple):
 
 
 def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
-    """The loss itself ("none"), its mean ("mean", NaN for no elements) or its sum ("sum"); ValueError for another."""
+    """The loss ("none"), its mean ("mean", NaN of nothing) or its sum ("sum"); else ValueError."""
     if reduction == "none":
         return loss
     if reduction == "mean":
@@ -57,59 +58,12 @@ def weight_reduce_loss(
     return reduce_and_scale(loss, weight, reduction, avg_factor, 1)
 
 
-def reduce_and_scale(
-    loss: Tensor | NativeLoss,
-    weight: Tensor | None,
-    reduction: str,
-    avg_factor: float | Tensor | None,
-    loss_weight: float,
-) -> Tensor:
-    """``loss_weight * weight_reduce_loss(...)``, in one native call where that can be."""
-    if isinstance(loss, NativeLoss):
-        if _fits_native(loss, weight, avg_factor):
-            return _reduce_natively(loss, weight, reduction, avg_factor, loss_weight)
-        loss = loss.call(reduction="none")
-    if weight is not None:
-        loss = loss * weight
-    if avg_factor is None:
-        loss = reduce_loss(loss, reduction)
-    elif reduction == "mean":
-        loss = loss.sum() / (avg_factor + AVG_FACTOR_EPS)
-    elif reduction != "none":
-        raise ValueError(f'avg_factor can not be used with reduction="sum", got {reduction!r}')
-    return _scale(loss, loss_weight)
+def weighted_loss(loss_func: Callable[..., Tensor | NativeLoss]) -> Callable[..., Tensor]:
+    """Decorate a function of (pred, target, ...) returning the loss per element: weight and reduce.
 
-
-def _reduce_natively(
-    loss: NativeLoss,
-    weight: Tensor | None,
-    reduction: str,
-    avg_factor: float | Tensor | None,
-    loss_weight: float,
-) -> Tensor:
-    if reduction == "mean" and avg_factor is not None:
-        avg_factor = avg_factor + AVG_FACTOR_EPS
-    # A factor in the divisor costs no kernel. (The op refuses divisors below 0.)
-    numbers = not isinstance(avg_factor, Tensor) and not isinstance(loss_weight, Tensor)
-    if reduction == "mean" and numbers and loss_weight > 0:
-        divisor = loss.shape.numel() if avg_factor is None else avg_factor
-        avg_factor, loss_weight = divisor / loss_weight, 1
-    value = loss.call(weight=weight, reduction=reduction, avg_factor=avg_factor)
-    return _scale(value, loss_weight)
-
-
-def _scale(loss: Tensor, loss_weight: float) -> Tensor:
-    """The factor 1, which is nearly always meant, costs no kernel either."""
-    if isinstance(loss_weight, Tensor) or loss_weight != 1:
-        return loss_weight * loss
-    return loss
-
-
-def weighted_loss(loss_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Give a function of (pred, target, ...) that returns the loss per element a weight and a reduction.
-
-    The result is called as ``f(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``; the keywords
-    go to `loss_func`.
+    The result is called as
+    ``f(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``; the keywords go
+    to `loss_func`.
 
     >>> @weighted_loss
     ... def l1_loss(pred, target):
@@ -135,45 +89,68 @@ def weighted_loss(loss_func: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def choose_reduction(override: str | None, default: str) -> str:
     """The reduction of one call; AssertionError for an override that is not a reduction."""
     if override not in (None, "none", "mean", "sum"):
-        raise AssertionError(f'reduction_override must be None, "none", "mean" or "sum", got {override!r}')
+        raise AssertionError(
+            f'reduction_override must be None, "none", "mean" or "sum", got {override!r}'
+        )
     return override or default
 
 
-def shortcut(pred: Tensor, weight: Tensor, reduction: str) -> Tensor:
-    """mmdet's result where no weight is positive: ``(pred * weight).sum()``, a zero that stays in the graph.
-
-    For reduction "none" the sum over each row (or, element-wise, each element): see `unless_no_weight_is_positive`.
-    """
-    if pred.dim() == 2 and weight.dim() == 1 and len(weight) == len(pred):
-        weight = weight.unsqueeze(1)  # (n,) -> (n, 1)
-    terms = pred * weight
-    return terms if reduction == "none" else terms.sum()
-
-
-def unless_no_weight_is_positive(loss: Tensor, pred: Tensor, weight: Tensor, reduction: str) -> Tensor:
-    """`loss`, or mmdet's `shortcut` where no weight is positive, chosen on the device (mmdet reads the host).
-
-    If every weight is exactly 0 both are 0 with zero gradients; they differ where all are <= 0 and one is negative, and
-    then the value is that odd sum. `torch.where` passes a zero gradient to the side not chosen, and both sides
-    multiply it by finite numbers (the weight, the derivative of the loss), so that no NaN leaks for finite input.
-    Negative weights cannot be told from the host without waiting for the device, so the choice is always made: two
-    kernels for the flag, two for the sum, one for the choice.
-
-    With reduction "none" mmdet returns a scalar here and a vector otherwise. A shape cannot depend on values without
-    waiting for the device: the result always has the shape of the loss, and its sum is mmdet's scalar.
-    """
-    other = shortcut(pred, weight, reduction)
-    if other.dim() > loss.dim():  # a loss per box (n,), products per coordinate (n, 4)
-        other = other.sum(-1)
-    return torch.where((weight > 0).any(), loss, other)
+def reduce_and_scale(
+    loss: Tensor | NativeLoss,
+    weight: Tensor | None,
+    reduction: str,
+    avg_factor: float | Tensor | None,
+    loss_weight: float,
+) -> Tensor:
+    """``loss_weight * weight_reduce_loss(...)``, in one native call where that is possible."""
+    if isinstance(loss, NativeLoss):
+        if _fits_native(loss, weight, avg_factor):
+            return _reduce_natively(loss, weight, reduction, avg_factor, loss_weight)
+        loss = loss.call(reduction="none")
+    if weight is not None:
+        loss = loss * weight
+    if avg_factor is None:
+        loss = reduce_loss(loss, reduction)
+    elif reduction == "mean":
+        loss = loss.sum() / (avg_factor + AVG_FACTOR_EPS)
+    elif reduction != "none":
+        raise ValueError(f'avg_factor can not be used with reduction="sum", got {reduction!r}')
+    return _scale(loss, loss_weight)
 
 
-def _fits_native(loss: NativeLoss, weight: Tensor | None, avg_factor: float | Tensor | None) -> bool:
-    """Whether the native call reduces as mmdet does: else the loss per element is reduced by plain torch.
+def _reduce_natively(
+    loss: NativeLoss,
+    weight: Tensor | None,
+    reduction: str,
+    avg_factor: float | Tensor | None,
+    loss_weight: float,
+) -> Tensor:
+    if reduction == "mean" and avg_factor is not None:
+        avg_factor = avg_factor + AVG_FACTOR_EPS
+    # As part of the divisor the factor costs no kernel. (The op refuses divisors below 0.)
+    numbers = not isinstance(avg_factor, Tensor) and not isinstance(loss_weight, Tensor)
+    if reduction == "mean" and numbers and loss_weight > 0:
+        divisor = loss.shape.numel() if avg_factor is None else avg_factor
+        avg_factor, loss_weight = divisor / loss_weight, 1
+    value = loss.call(weight=weight, reduction=reduction, avg_factor=avg_factor)
+    return _scale(value, loss_weight)
 
-    The mean over nothing is NaN in mmdet and 0 natively. What broadcasts in mmdet but not natively: a weight that is a
-    number or enlarges the loss, an avg_factor with dimensions, either of them a CPU scalar beside a CUDA loss. An
-    avg_factor with a gradient has none natively, and a negative one is refused.
+
+def _scale(loss: Tensor, loss_weight: float) -> Tensor:
+    """The factor 1, the default, costs no kernel either."""
+    if isinstance(loss_weight, Tensor) or loss_weight != 1:
+        return loss_weight * loss
+    return loss
+
+
+def _fits_native(
+    loss: NativeLoss, weight: Tensor | None, avg_factor: float | Tensor | None
+) -> bool:
+    """Whether the native call reduces as mmdet does; plain torch reduces what does not fit.
+
+    The mean over nothing is NaN in mmdet and 0 natively. mmdet also broadcasts a weight that is a
+    number or enlarges the loss, an avg_factor with dimensions, and CPU scalars beside CUDA tensors;
+    it differentiates avg_factor, and takes negative ones.
     """
     if 0 in loss.shape:
         return False
@@ -187,5 +164,5 @@ def _fits_native(loss: NativeLoss, weight: Tensor | None, avg_factor: float | Te
         return True
     if not isinstance(weight, Tensor) or weight.device != loss.pred.device:
         return False
-    pairs = zip(reversed(weight.shape), reversed(loss.shape))
+    pairs = zip(reversed(weight.shape), reversed(loss.shape), strict=False)
     return weight.dim() <= len(loss.shape) and all(given in (1, wanted) for given, wanted in pairs)

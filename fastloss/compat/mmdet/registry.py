@@ -1,7 +1,7 @@
 """LOSSES and build_loss: losses by name, from the config dictionaries of mmdet.
 
-A small registry with the calls that mmdet configs and users' own losses need. It never imports or evaluates a string:
-an unknown name is an error, not a module path.
+A small registry with the calls that mmdet configs and users' own losses need. It never imports or
+evaluates a string: an unknown name is an error, not a module path.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ class Registry:
         return self.module_dict.get(key.removeprefix("mmdet."))
 
     def build(self, cfg: dict[str, Any], default_args: dict[str, Any] | None = None) -> Any:
-        """An instance of `cfg["type"]` (a registered name, or a class) with the other entries as its arguments.
+        """An instance of `cfg["type"]` (a name, or a class); the other entries are its arguments.
 
-        `default_args` fills in entries that `cfg` lacks; neither dictionary is modified. KeyError: no or an unknown
-        type. TypeError: `cfg` is no dictionary, or the class does not take an argument.
+        `default_args` fills in entries that `cfg` lacks; neither dictionary is modified. KeyError:
+        no or an unknown type. TypeError: `cfg` is no dictionary, or the class does not take an
+        argument.
         """
         for argument, value in (("cfg", cfg), ("default_args", default_args or {})):
             if not isinstance(value, dict):
@@ -55,7 +56,9 @@ class Registry:
         if isinstance(kind, str):
             found = self.get(kind)
             if found is None:
-                raise KeyError(f"{kind} is not in the registry {self.name}; registered are {sorted(self.module_dict)}")
+                raise KeyError(
+                    f"{kind} is not in the registry {self.name}: {sorted(self.module_dict)}"
+                )
             kind = found
         elif not callable(kind):
             raise TypeError(f'cfg["type"] must be a str or a class, got {type(kind).__name__}')
@@ -69,8 +72,9 @@ class Registry:
     ) -> Callable:
         """Register a class, under its own name or `name` (several names: a list).
 
-        A decorator, ``@LOSSES.register_module()``, or a call, ``LOSSES.register_module(module=MyLoss)``. KeyError: the
-        name is taken and `force` is not set.
+        A decorator, ``@LOSSES.register_module()``, or a call,
+        ``LOSSES.register_module(module=MyLoss)``. KeyError: the name is taken and `force` is not
+        set.
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be a bool, got {type(force).__name__}")
@@ -85,7 +89,9 @@ class Registry:
                 raise TypeError(f"module must be callable, got {type(module).__name__}")
             for entry in names or [module.__name__]:
                 if entry in self.module_dict and not force:
-                    raise KeyError(f"{entry} is already registered in {self.name}; force=True replaces it")
+                    raise KeyError(
+                        f"{entry} is already registered in {self.name}; force=True replaces it"
+                    )
                 self.module_dict[entry] = module
             return module
 
@@ -96,5 +102,5 @@ LOSSES = Registry("loss")
 
 
 def build_loss(cfg: dict[str, Any]) -> Any:
-    """The loss that a config dictionary describes: ``build_loss(dict(type="GIoULoss", loss_weight=2.0))``."""
+    """The loss of a config dictionary: ``build_loss(dict(type="GIoULoss", loss_weight=2.0))``."""
     return LOSSES.build(cfg)

@@ -1,6 +1,9 @@
-"""L1Loss, SmoothL1Loss, MSELoss and their functions (mmdet/models/losses/{smooth_l1,mse}_loss.py, mmdet 3.3.0).
+"""L1Loss, SmoothL1Loss, MSELoss and their functions.
 
-Element-wise on tensors of any shape, boxes or offsets. Formulas: `fastloss.functional.regression_loss`.
+Source: mmdet 3.3.0, models/losses/smooth_l1_loss.py and mse_loss.py.
+
+Element-wise on tensors of any shape, boxes or offsets. Formulas:
+`fastloss.functional.regression_loss`.
 """
 
 from __future__ import annotations
@@ -16,18 +19,18 @@ from fastloss.compat.mmdet.reduction import (
     NativeLoss,
     choose_reduction,
     reduce_and_scale,
-    shortcut,
-    unless_no_weight_is_positive,
     weighted_loss,
 )
 from fastloss.compat.mmdet.registry import LOSSES
+from fastloss.compat.mmdet.shortcut import shortcut, unless_no_weight_is_positive
 
 
 @weighted_loss
-def smooth_l1_loss(pred: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
+def smooth_l1_loss(pred: Tensor, target: Tensor, beta: float = 1.0) -> Tensor | NativeLoss:
     """0.5 d^2 / beta where d = |pred - target| < beta, else d - 0.5 beta; the shape of pred.
 
-    Called as ``smooth_l1_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
+    Called as
+    ``smooth_l1_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``.
     AssertionError: beta <= 0, different shapes. An empty target gives ``pred.sum() * 0``.
     """
     if not beta > 0:
@@ -38,7 +41,7 @@ def smooth_l1_loss(pred: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
 
 
 @weighted_loss
-def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
+def l1_loss(pred: Tensor, target: Tensor) -> Tensor | NativeLoss:
     """abs(pred - target); the shape of pred.
 
     Called as ``l1_loss(pred, target, weight=None, reduction="mean", avg_factor=None)``.
@@ -50,14 +53,16 @@ def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 
 @weighted_loss
-def mse_loss(pred: Tensor, target: Tensor) -> Tensor:
-    """(pred - target)^2; the common shape of both (different shapes broadcast with a warning, as in torch).
+def mse_loss(pred: Tensor, target: Tensor) -> NativeLoss:
+    """(pred - target)^2; the shape of pred.
 
     Called as ``mse_loss(pred, target, weight=None, reduction="mean", avg_factor=None)``.
+    Different shapes broadcast with a warning, as in torch.
     """
     if pred.shape != target.shape:
         warnings.warn(
-            f"target has shape {tuple(target.shape)} and pred {tuple(pred.shape)}: they are broadcast", stacklevel=3
+            f"pred {tuple(pred.shape)} and target {tuple(target.shape)} are broadcast",
+            stacklevel=3,
         )
         pred, target = torch.broadcast_tensors(pred, target)
     return _native(pred, target, kind="mse")
@@ -65,22 +70,27 @@ def mse_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 @LOSSES.register_module()
 class SmoothL1Loss(nn.Module):
-    """Smooth L1 loss: 0.5 d^2 / beta where d = |pred - target| < beta, else d - 0.5 beta, times `loss_weight`.
+    """Smooth L1 loss, times `loss_weight`: 0.5 d^2 / beta near 0, |d| - beta / 2 beyond beta.
 
     Args:
-        beta: where the parabola meets the line, in the unit of pred; AssertionError at the call unless > 0.
+        beta: where the parabola meets the line, in the unit of pred; AssertionError at the call
+            unless > 0.
         reduction: "none", "mean" or "sum".
         loss_weight: factor of the result.
 
-    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred and target of one shape
-    and a weight that broadcasts to it; for (n, 4) a weight (n,) weights the rows, unless n = 4: then, as in mmdet, it
-    broadcasts and weights the columns. (mmdet refuses weights (n,) for other n if any of them is positive.)
-    No elements: 0, also for "mean". Where no weight is positive the result is ``(pred * weight).sum()``, without
-    loss_weight and avg_factor; for "none" it is that product per element (mmdet: a scalar, after reading the weights on
-    the host). AssertionError: different shapes, a wrong `reduction_override`. ValueError: avg_factor with "sum".
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred
+    and target of one shape and a weight that broadcasts to it; for (n, 4) a weight (n,) weights
+    the rows, unless n = 4: then, as in mmdet, it broadcasts and weights the columns. (mmdet
+    refuses weights (n,) for other n if any of them is positive.) No elements: 0, also for "mean".
+    Where no weight is positive the result is ``(pred * weight).sum()``, without loss_weight and
+    avg_factor; for "none" it is that product per element (mmdet: a scalar, after reading the
+    weights on the host). AssertionError: different shapes, a wrong `reduction_override`.
+    ValueError: avg_factor with "sum".
     """
 
-    def __init__(self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, beta: float = 1.0, reduction: str = "mean", loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.beta = beta
         self.reduction = reduction
@@ -97,7 +107,15 @@ class SmoothL1Loss(nn.Module):
     ) -> Tensor:
         """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
         return _with_shortcut(
-            self, smooth_l1_loss, pred, target, weight, avg_factor, reduction_override, beta=self.beta, **kwargs
+            self,
+            smooth_l1_loss,
+            pred,
+            target,
+            weight,
+            avg_factor,
+            reduction_override,
+            beta=self.beta,
+            **kwargs,
         )
 
 
@@ -111,8 +129,8 @@ class L1Loss(nn.Module):
 
     Call, weights, empty input, shortcut and errors: as `SmoothL1Loss`.
 
-    >>> L1Loss()(torch.tensor([0., 2., 3.]), torch.ones(3), torch.tensor([1., 0., 1.]), avg_factor=2)
-    tensor(1.5000)
+    >>> L1Loss()(torch.tensor([0., 2., 3.]), torch.ones(3), weight=torch.tensor([1., 0., 1.]))
+    tensor(1.)
     """
 
     def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
@@ -140,9 +158,10 @@ class MSELoss(nn.Module):
         reduction: "none", "mean" or "sum".
         loss_weight: factor of the result.
 
-    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred and target of one shape
-    (others broadcast, with a warning) and a weight that broadcasts to it. No elements: the mean is NaN, 0 with an
-    avg_factor. AssertionError: a wrong `reduction_override`. ValueError: avg_factor with "sum".
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred
+    and target of one shape (others broadcast, with a warning) and a weight that broadcasts to it.
+    No elements: the mean is NaN, 0 with an avg_factor. AssertionError: a wrong
+    `reduction_override`. ValueError: avg_factor with "sum".
     """
 
     def __init__(self, reduction: str = "mean", loss_weight: float = 1.0) -> None:
@@ -174,10 +193,10 @@ def _with_shortcut(
     reduction_override: str | None,
     **kwargs: Any,
 ) -> Tensor:
-    """The forward that L1Loss and SmoothL1Loss share: mmdet's zero-weight shortcut around the weighted function."""
+    """The forward that L1Loss and SmoothL1Loss share."""
     # mmdet checks the override after this return.
     if weight is not None and weight.numel() == 0:
-        return shortcut(pred, weight, "sum")
+        return shortcut(pred, weight)
     reduction = choose_reduction(reduction_override, module.reduction)
     weight = _per_row(weight, pred)
     loss = function.__wrapped__(pred, target, **kwargs)
@@ -188,7 +207,11 @@ def _with_shortcut(
 
 
 def _per_row(weight: Tensor | None, pred: Tensor) -> Tensor | None:
-    """(n,) -> (n, 1) for pred (n, c), where (n,) does not broadcast; without it mmdet's shortcut could not be kept."""
+    """(n,) -> (n, 1) for pred (n, c) with c != n.
+
+    mmdet takes such weights only where none is positive (its shortcut), and refuses them after
+    looking. Without looking they have to mean something in every case: they weight the rows.
+    """
     if weight is None or pred.dim() != 2 or weight.dim() != 1:
         return weight
     rows, columns = pred.shape
@@ -203,8 +226,10 @@ def _native(pred: Tensor, target: Tensor, **options: Any) -> NativeLoss:
 
 
 def _same_shape(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, or AssertionError, as in mmdet."""
     if pred.shape != target.shape:
         raise AssertionError(
-            f"pred and target must have the same shape, got {tuple(pred.shape)} and {tuple(target.shape)}"
+            "pred and target must have the same shape, "
+            f"got {tuple(pred.shape)} and {tuple(target.shape)}"
         )
     return pred, target

@@ -1,0 +1,285 @@
+"""Triton kernels of the stem `sigmoid_focal`; formulas: fastloss/reference/sigmoid_focal.py."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._library import implement
+from . import _common as common
+from ._common import (
+    TINY,
+    at_least,
+    load_incoming,
+    load_operand,
+    log1p_unit,
+    power,
+    power_slope,
+    store_loss,
+)
+
+KINDS = {
+    "focal": 0, "quality_focal": 1, "varifocal": 2, "gaussian_focal": 3, "binary_cross_entropy": 4,
+}  # fmt: skip
+NO_IGNORE = -(2**63)
+EPS = tl.constexpr(1e-12)
+
+
+@triton.jit
+def _log(x):
+    """log of a positive x, counted as the smallest normal number at least; NaN stays NaN."""
+    return tl.log(at_least(x, TINY))
+
+
+@triton.jit
+def _from_logit(x, t):
+    """p, 1 - p, dp/dx, bce, its derivatives to x and t, and log(1 + exp(-|x|)), for logits x."""
+    e = tl.exp(-tl.abs(x))
+    r = 1.0 / (1.0 + e)
+    p = tl.where(x < 0.0, e * r, r)
+    q = tl.where(x < 0.0, r, e * r)
+    tail = log1p_unit(e)
+    bce = (tl.where(x > 0.0, x, 0.0) - x * t) + tail
+    return p, q, p * q, bce, p * (1.0 - t) - q * t, -x, tail
+
+
+@triton.jit
+def _from_probability(p, t):
+    """The same for probabilities; logarithms are floored at -100."""
+    q = 1.0 - p
+    poison = tl.where((p >= 0.0) & (q >= 0.0), 0.0, float("nan")).to(p.dtype)
+    log_p = tl.where(p > 0.0, tl.maximum(_log(p), -100.0), -100.0) + poison
+    # log(1 - p) with the rounding of 1 - p undone (Kahan), for q > 0
+    exact = 1.0 - q
+    log_q = tl.where(exact == 0.0, -p, _log(q) * (p / tl.where(exact == 0.0, 1.0, exact)))
+    log_q = tl.where(q > 0.0, tl.maximum(log_q, -100.0), -100.0) + poison
+    bce = -(t * log_p + (1.0 - t) * log_q)
+    dx = (p * (1.0 - t) - q * t) / at_least(p * q, 1e-12)
+    return p, q, p * 0.0 + 1.0, bce, dx, log_q - log_p, p
+
+
+@triton.jit
+def _formula(
+    x, t, c,
+    ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
+    KIND: tl.constexpr, ACTIVATED: tl.constexpr,
+):  # fmt: skip
+    """Loss and its derivatives to x and t."""
+    if KIND == 3:
+        q, s = 1.0 - x, 1.0 - t
+        log_p, log_q = _log(x + EPS), _log(q + EPS)
+        positive = POS * (t == 1.0).to(x.dtype)
+        negative = NEG * power(s, GAMMA)
+        p_alpha, q_alpha = power(x, ALPHA), power(q, ALPHA)
+        loss = -positive * q_alpha * log_p - negative * p_alpha * log_q
+        dx = positive * (log_p * power_slope(q, ALPHA) - q_alpha / (x + EPS))
+        dx += negative * (p_alpha / (q + EPS) - log_q * power_slope(x, ALPHA))
+        return loss, dx, NEG * power_slope(s, GAMMA) * log_q * p_alpha
+    if ACTIVATED:
+        p, q, dp, bce, bce_dx, bce_dt, tail = _from_probability(x, t)
+    else:
+        p, q, dp, bce, bce_dx, bce_dt, tail = _from_logit(x, t)
+    if KIND == 4:
+        ignored = t < 0.0
+        pos = tl.where(x < 0.0, -x, 0.0) + tail
+        neg = tl.where(x > 0.0, x, 0.0) + tail
+        loss = tl.where(ignored, 0.0, (1.0 - t) * neg + c * t * pos)
+        dx = tl.where(ignored, 0.0, (1.0 - t) * p - c * t * q)
+        return loss, dx, tl.where(ignored, 0.0, c * pos - neg)
+    if KIND == 0:
+        if ALPHA < 0.0:
+            a = tl.zeros_like(t) + 1.0
+            da = tl.zeros_like(t)
+        else:
+            a = ALPHA * t + (1.0 - ALPHA) * (1.0 - t)
+            da = tl.zeros_like(t) + (2.0 * ALPHA - 1.0)
+        modulator = q * t + p * (1.0 - t)
+        factor, slope = power(modulator, GAMMA), power_slope(modulator, GAMMA)
+        dx = a * (slope * dp * (1.0 - 2.0 * t) * bce + factor * bce_dx)
+        dt = da * factor * bce + a * (slope * (q - p) * bce + factor * bce_dt)
+        return a * factor * bce, dx, dt
+    d = p * (1.0 - t) - q * t
+    sign = tl.where(d > 0.0, 1.0, tl.where(d < 0.0, -1.0, 0.0)).to(x.dtype)
+    factor, slope = power(tl.abs(d), GAMMA), power_slope(tl.abs(d), GAMMA) * sign
+    factor_dt = t * 0.0
+    if KIND == 2:
+        positive = t > 0.0
+        if POS != 0.0:
+            factor = tl.where(positive, t, ALPHA * factor)
+            factor_dt = tl.where(positive, 1.0, 0.0).to(x.dtype)
+        else:
+            factor = tl.where(positive, 1.0, ALPHA * factor)
+        slope = tl.where(positive, 0.0, ALPHA * slope)
+    dx = slope * dp * bce + factor * bce_dx
+    return factor * bce, dx, (factor_dt - slope) * bce + factor * bce_dt
+
+
+@triton.jit
+def _load_target(
+    target, score, ignore_index, i, m,
+    CLASSES: tl.constexpr, INDEX: tl.constexpr, SCORE: tl.constexpr, KIND: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """t at elements i: -1 where ignored, NaN where the class index is out of range."""
+    if not INDEX:
+        t = tl.load(target + i, mask=m, other=0.0).to(DTYPE)
+        if KIND == 4:
+            t = tl.where(t == ignore_index.to(DTYPE), -1.0, t)
+        return t
+    row = i // CLASSES
+    label = tl.load(target + row, mask=m, other=0)
+    t = (label == i % CLASSES).to(DTYPE)
+    if SCORE:
+        t *= tl.load(score + row, mask=m, other=0.0).to(DTYPE)
+    t = tl.where((label < 0) | (label > CLASSES), float("nan"), t)
+    return tl.where(label == ignore_index, -1.0, t).to(DTYPE)
+
+
+@triton.jit
+def _load_class_weight(class_weight, i, m, CLASSES: tl.constexpr, WEIGHTED: tl.constexpr, DTYPE: tl.constexpr):
+    if WEIGHTED:
+        return tl.load(class_weight + i % CLASSES, mask=m, other=0.0).to(DTYPE)
+    return 1.0
+
+
+@triton.jit(do_not_specialize=["ignore_index"])
+def sigmoid_focal_fwd(
+    logits,  # (n) = (rows, CLASSES)
+    target,  # (n), or (rows) class indices
+    score,  # (rows)
+    class_weight,  # (CLASSES)
+    out,  # (n), or a partial sum per program
+    weight, w_columns, w_row, w_column,
+    ignore_index, n,
+    ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
+    KIND: tl.constexpr, ACTIVATED: tl.constexpr, CLASSES: tl.constexpr, INDEX: tl.constexpr,
+    SCORE: tl.constexpr, WEIGHTED: tl.constexpr, W_MODE: tl.constexpr, NONE: tl.constexpr,
+    DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    m = i < n
+    x = tl.load(logits + i, mask=m, other=0.0).to(DTYPE)
+    t = _load_target(target, score, ignore_index, i, m, CLASSES, INDEX, SCORE, KIND, DTYPE)
+    c = _load_class_weight(class_weight, i, m, CLASSES, WEIGHTED, DTYPE)
+    loss = _formula(x, t, c, ALPHA, GAMMA, POS, NEG, KIND, ACTIVATED)[0]
+    store_loss(out, loss, i, m, weight, w_columns, w_row, w_column, W_MODE, NONE, DTYPE)
+
+
+@triton.jit(do_not_specialize=["ignore_index", "divisor"])
+def sigmoid_focal_bwd(
+    grad, g_columns, g_row, g_column,
+    logits,  # (n) = (rows, CLASSES)
+    target,  # (n), or (rows) class indices
+    score,  # (rows)
+    class_weight,  # (CLASSES)
+    weight, w_columns, w_row, w_column,
+    avg_factor, divisor,
+    g_logits, g_target,  # (n) if wanted
+    g_score,  # (rows) if wanted
+    g_weight,  # (n) if wanted
+    ignore_index, n,
+    ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
+    KIND: tl.constexpr, ACTIVATED: tl.constexpr, CLASSES: tl.constexpr, INDEX: tl.constexpr,
+    SCORE: tl.constexpr, WEIGHTED: tl.constexpr, NEEDS: tl.constexpr, G_MODE: tl.constexpr,
+    W_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    m = i < n
+    x = tl.load(logits + i, mask=m, other=0.0).to(DTYPE)
+    t = _load_target(target, score, ignore_index, i, m, CLASSES, INDEX, SCORE, KIND, DTYPE)
+    c = _load_class_weight(class_weight, i, m, CLASSES, WEIGHTED, DTYPE)
+    loss, dx, dt = _formula(x, t, c, ALPHA, GAMMA, POS, NEG, KIND, ACTIVATED)
+    g = load_incoming(
+        grad, g_columns, g_row, g_column, avg_factor, divisor, i, m,
+        G_MODE, NONE, HAS_AVG_FACTOR, DTYPE,
+    )  # fmt: skip
+    if NEEDS & 8:
+        tl.store(g_weight + i, (g * loss).to(g_weight.dtype.element_ty), mask=m)
+    if W_MODE != 0:
+        g *= load_operand(weight, w_columns, w_row, w_column, i, m, W_MODE).to(DTYPE)
+    if NEEDS & 1:
+        tl.store(g_logits + i, (g * dx).to(g_logits.dtype.element_ty), mask=m)
+    if NEEDS & 2:
+        tl.store(g_target + i, (g * dt).to(g_target.dtype.element_ty), mask=m)
+    if NEEDS & 4:  # one element of each row writes: its class, or the first of a background row
+        row, column = i // CLASSES, i % CLASSES
+        label = tl.load(target + row, mask=m, other=0)
+        hot = label == column
+        writer = hot | ((column == 0) & ((label < 0) | (label >= CLASSES)))
+        value = tl.where(hot, g * dt, 0.0)
+        tl.store(g_score + row, value.to(g_score.dtype.element_ty), mask=m & writer)
+
+
+def _arguments(logits, target, score, class_weight, kind, activated, alpha, gamma, pos, neg, ignore_index):
+    """Tensors, the ignored index and the compile-time constants that both kernels take."""
+    index = target.dim() == logits.dim() - 1
+    tensors = (
+        logits.contiguous(),
+        target.contiguous(),
+        logits if score is None else score.contiguous(),
+        logits if class_weight is None else class_weight.contiguous(),
+    )
+    constants = {
+        "ALPHA": alpha, "GAMMA": gamma, "POS": pos, "NEG": neg, "KIND": KINDS[kind],
+        "ACTIVATED": activated, "CLASSES": max(logits.shape[-1], 1) if logits.dim() else 1,
+        "INDEX": index, "SCORE": score is not None, "WEIGHTED": class_weight is not None,
+        "DTYPE": common.language_dtype(logits), "BLOCK": common.BLOCK,
+    }  # fmt: skip
+    return tensors, NO_IGNORE if ignore_index is None else ignore_index, constants
+
+
+def _reduction(logits, weight, avg_factor, kind, divisor, reduction):
+    n = logits.numel()
+    rows = n // max(logits.shape[-1], 1) if kind == "quality_focal" else n
+    return common.reduction_of(logits, weight, avg_factor, divisor, reduction, n, rows)
+
+
+def forward(
+    logits: Tensor, target: Tensor, score: Tensor | None, class_weight: Tensor | None,
+    weight: Tensor | None, avg_factor: Tensor | None, kind: str, activated: bool, alpha: float,
+    gamma: float, pos_weight: float, neg_weight: float, ignore_index: int | None,
+    divisor: float | None, reduction: str, widen: bool,
+) -> Tensor:  # fmt: skip
+    r = _reduction(logits, weight, avg_factor, kind, divisor, reduction)
+    tensors, ignored, constants = _arguments(
+        logits, target, score, class_weight, kind, activated, alpha, gamma, pos_weight, neg_weight,
+        ignore_index,
+    )  # fmt: skip
+
+    def run(out: Tensor) -> None:
+        common.launch(
+            sigmoid_focal_fwd, r.programs, *tensors, out, *r.weight.arguments(), ignored, r.count,
+            W_MODE=r.weight.mode, NONE=r.none, **constants,
+        )  # fmt: skip
+
+    with torch.cuda.device_of(logits):
+        return common.reduce(r, logits, widen, logits.shape, run)
+
+
+def backward(
+    grad: Tensor, logits: Tensor, target: Tensor, score: Tensor | None,
+    class_weight: Tensor | None, weight: Tensor | None, avg_factor: Tensor | None, kind: str,
+    activated: bool, alpha: float, gamma: float, pos_weight: float, neg_weight: float,
+    ignore_index: int | None, divisor: float | None, reduction: str, widen: bool, needs: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    r = _reduction(logits, weight, avg_factor, kind, divisor, reduction)
+    tensors, ignored, constants = _arguments(
+        logits, target, score, class_weight, kind, activated, alpha, gamma, pos_weight, neg_weight,
+        ignore_index,
+    )  # fmt: skip
+    incoming = common.operand(grad, grad)
+    like = (logits, target, logits if score is None else score, logits if weight is None else weight)
+    gradients = tuple(common.gradient_like(x, bool(needs >> b & 1)) for b, x in enumerate(like))
+    with torch.cuda.device_of(logits):
+        common.launch(
+            sigmoid_focal_bwd, r.programs, *incoming.arguments(), *tensors, *r.weight.arguments(),
+            r.avg_factor, r.divisor, *gradients, ignored, r.count, NEEDS=needs,
+            G_MODE=incoming.mode, W_MODE=r.weight.mode, NONE=r.none,
+            HAS_AVG_FACTOR=r.has_avg_factor, **constants,
+        )  # fmt: skip
+    return gradients
+
+
+implement("sigmoid_focal", "triton", forward)
+implement("sigmoid_focal_backward", "triton", backward)
