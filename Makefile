@@ -24,7 +24,7 @@ SOURCES := setup.py pyproject.toml fastloss/_version.py $(shell find csrc -type 
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON VENV TORCH TRITON FASTLOSS_CPP FASTLOSS_CUDA MAX_JOBS GPU_PYTHON"
+	@echo "Variables: PYTHON VENV TORCH TRITON TORCH2 FASTLOSS_CPP FASTLOSS_CUDA CXX MAX_JOBS GPU_PYTHON COMMIT"
 
 demo: $(VENV)/built  ## train a small detector on a real image, with plain losses and with fastloss
 	$(PY) examples/train_detector.py
@@ -33,9 +33,7 @@ test: $(VENV)/built $(VENV)/references.done  ## the test suite (add ARGS="-k foc
 	$(PY) -m pytest $(ARGS)
 
 test-full: test $(VENV2)/installed  ## the long tests too, and a second torch on the same binary
-	PYTHONPATH=. $(VENV2)/bin/python -m fastloss info
-	PYTHONPATH=. $(VENV2)/bin/python -m fastloss selftest
-	$(PY) -m pytest -m full
+	FASTLOSS_PYTHON2=$(abspath $(VENV2))/bin/python $(PY) -m pytest -m full
 
 bench: $(VENV)/built  ## time and memory against eager PyTorch and torch.compile
 	$(PY) -m bench $(ARGS)

@@ -145,7 +145,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=_positive, default=3, help="runs of each variant (3)")
     parser.add_argument("--steps", type=_positive, default=90, help="steps of each run (90)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads of torch (2)")
+    # One thread, as the benchmark: with more, other programs on the machine disturb the times.
+    parser.add_argument("--threads", type=_positive, default=1, help="CPU threads of torch (1)")
     parser.add_argument("--output", type=Path, default=here / "output", help="for the pictures")
     parser.add_argument(
         "--data",

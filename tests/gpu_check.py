@@ -36,7 +36,11 @@ def build() -> list[str]:
 
 
 def selftest() -> list[str]:
-    return [sys.executable, "-m", "fastloss", "selftest"]
+    """Fails without a CUDA device; with one, notes in the package which ops have run on it."""
+    record = ["--record", str(ROOT / "fastloss" / "_gpu_runs.json")]
+    # COMMIT names the state of the sources where a copy without its git history is checked.
+    commit = ["--commit", os.environ["COMMIT"]] if os.environ.get("COMMIT") else []
+    return [sys.executable, "-m", "fastloss", "selftest", *record, *commit]
 
 
 def tests() -> list[str]:
@@ -50,8 +54,9 @@ def sanitizer() -> list[str]:
     if not (tool := shutil.which("compute-sanitizer", path=path)):
         raise Skipped("compute-sanitizer is not installed")
     # Torch hands out parts of large blocks, which would hide overruns, unless told not to.
-    variable = "PYTORCH_NO_CUDA_MEMORY_CACHING=1"
-    return ["env", variable, tool, "--tool", "memcheck", "--error-exitcode", "3", *selftest()]
+    command = ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", tool, "--tool", "memcheck"]
+    command += ["--error-exitcode", "3", sys.executable, "-m", "fastloss", "selftest"]
+    return [*command, "--device", "cuda", "--quick"]
 
 
 def bench() -> list[str]:
@@ -59,18 +64,18 @@ def bench() -> list[str]:
 
     if not torch.cuda.is_available():
         raise Skipped("torch finds no CUDA device")
-    device = re.sub(r"\W+", "-", torch.cuda.get_device_name()).strip("-").lower()
+    device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
     record = ROOT / "bench" / "results" / device / "quick.jsonl"
     return [sys.executable, "-m", "bench", "--device", "cuda", "--quick", "--json", str(record)]
 
 
-# Each step's command, and the most seconds it may take.
+# Each step's command, and the seconds that the steps before it must leave it.
 STEPS = {
-    "build": (build, 120),
+    "build": (build, 60),
     "selftest": (selftest, 90),
-    "tests": (tests, 240),
-    "sanitizer": (sanitizer, 120),
-    "bench": (bench, 120),
+    "tests": (tests, 120),
+    "sanitizer": (sanitizer, 60),
+    "bench": (bench, 60),
 }
 
 
@@ -95,6 +100,7 @@ def run(command: list[str], log: Path, seconds: float) -> str:
         for line in process.stdout:
             sys.stdout.write(line)
             file.write(line)
+            sys.stdout.flush()
             file.flush()
     code = process.wait()
     timer.cancel()
@@ -114,13 +120,14 @@ def main() -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
     start, results = time.monotonic(), {}
     for step in steps:
-        make_command, limit = STEPS[step]
+        make_command, _ = STEPS[step]
+        kept = sum(STEPS[later][1] for later in steps[len(results) + 1 :])
         begun = time.monotonic()
         try:
             command = make_command()
             print(f"\n== {step}: {' '.join(command)}", flush=True)
-            left = max(TOTAL_SECONDS - (begun - start), 1)
-            results[step] = run(command, LOGS / f"{step}.log", min(limit, left))
+            left = TOTAL_SECONDS - (begun - start) - kept
+            results[step] = run(command, LOGS / f"{step}.log", left)
         except Skipped as reason:
             results[step] = f"skipped: {reason}"
         results[step] += f" ({time.monotonic() - begun:.0f} s)"

@@ -14,11 +14,6 @@ from fastloss.testing import Sample, samples
 SAMPLES = {(s.function.__name__, repr(s.options)): s for s in samples() if "edge" not in s.tags}
 REPLAYS = 20
 
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
 
 def test_every_public_function_has_a_sample():
     assert {function for function, _ in SAMPLES} == set(functional.__all__)
@@ -33,9 +28,8 @@ def sample(request: pytest.FixtureRequest) -> Sample:
     return on_device
 
 
+@pytest.mark.gpu
 class TestOnGpu:
-    pytestmark = gpu
-
     def test_nothing_waits_for_the_device(self, sample: Sample):
         torch.cuda.set_sync_debug_mode("error")
         try:

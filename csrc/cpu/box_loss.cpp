@@ -120,9 +120,9 @@ std::tuple<Tensor, Tensor, Tensor> box_loss_backward(
     double union_eps, std::optional<double> divisor, std::string reduction, bool, int64_t needs) {
   const int64_t count = pred.numel() / 4;
   const Reduction r(weight, avg_factor, divisor, reduction, count, count);
-  std::tuple<Tensor, Tensor, Tensor> result{gradient_like(pred, needs, 0),
-                                            gradient_like(target, needs, 1),
-                                            gradient_like(weight.value_or(pred), needs, 2)};
+  std::tuple<Tensor, Tensor, Tensor> result{gradient_like(pred, pred, needs, 0),
+                                            gradient_like(pred, target, needs, 1),
+                                            gradient_like(pred, weight.value_or(pred), needs, 2)};
   const auto run = [&](auto sample) {
     using T = decltype(sample);
     BoxKernel<T> kernel(pred, target, kind, mode, eps, union_eps);

@@ -202,10 +202,11 @@ inline ScalarType result_type(const Tensor& like, bool widen) {
   return widen && half ? ScalarType::Float : like.scalar_type();
 }
 
-// The gradient tensor for input `like` if bit `bit` of needs is set, else an empty one.
-inline Tensor gradient_like(const Tensor& like, int64_t needs, int bit) {
+// The gradient tensor for input `like` if bit `bit` of needs is set, else an empty one of the loss's
+// first input.
+inline Tensor gradient_like(const Tensor& first, const Tensor& like, int64_t needs, int bit) {
   if (needs >> bit & 1) return torch::stable::new_empty(like, like.sizes());
-  return torch::stable::new_empty(like, std::vector<int64_t>{0});
+  return torch::stable::new_empty(first, std::vector<int64_t>{0});
 }
 inline Sink sink_for(const Tensor& gradient, int64_t needs, int bit) {
   return needs >> bit & 1 ? Sink(gradient) : Sink();

@@ -85,9 +85,9 @@ std::tuple<Tensor, Tensor, Tensor> regression_loss_backward(
     std::optional<Tensor> avg_factor, std::string kind, double beta, std::optional<double> divisor,
     std::string reduction, bool, int64_t needs) {
   const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
-  std::tuple<Tensor, Tensor, Tensor> result{gradient_like(pred, needs, 0),
-                                            gradient_like(target, needs, 1),
-                                            gradient_like(weight.value_or(pred), needs, 2)};
+  std::tuple<Tensor, Tensor, Tensor> result{gradient_like(pred, pred, needs, 0),
+                                            gradient_like(pred, target, needs, 1),
+                                            gradient_like(pred, weight.value_or(pred), needs, 2)};
   const auto run = [&](auto sample) {
     using T = decltype(sample);
     RegressionKernel<T> kernel(pred, target, kind, beta);

@@ -237,8 +237,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sigmoid_focal_backward(
   const Options options{kind, activated, alpha, gamma, pos_weight, neg_weight};
   const Reduction r = reduction_of(logits, weight, avg_factor, divisor, reduction, kind);
   std::tuple<Tensor, Tensor, Tensor, Tensor> result{
-      gradient_like(logits, needs, 0), gradient_like(target, needs, 1),
-      gradient_like(score.value_or(logits), needs, 2), gradient_like(weight.value_or(logits), needs, 3)};
+      gradient_like(logits, logits, needs, 0), gradient_like(logits, target, needs, 1),
+      gradient_like(logits, score.value_or(logits), needs, 2),
+      gradient_like(logits, weight.value_or(logits), needs, 3)};
   const auto run = [&](auto sample) {
     using T = decltype(sample);
     FocalKernel<T> kernel(logits, target, score, class_weight, options, ignore_index);

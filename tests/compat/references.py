@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import sys
 import types
@@ -90,12 +89,13 @@ def _locate(name: str, version: str) -> Path:
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
     try:
-        found = importlib.metadata.version(name)
+        distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         raise ReferenceMissing(f"{name} {version} is not installed: {INSTALL}") from None
+    found = distribution.version
     if found != version:
         raise ReferenceMissing(f"{name} {version} is mirrored, {found} is installed: {INSTALL}")
-    return Path(importlib.util.find_spec(name).submodule_search_locations[0])
+    return Path(distribution.locate_file(name))
 
 
 def _stand_in(name: str, path: Path | None = None, **attributes: object) -> None:

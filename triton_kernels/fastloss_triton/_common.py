@@ -199,8 +199,14 @@ def load_incoming(
     return tl.load(grad).to(DTYPE) / load_divisor(avg_factor, divisor, HAS_AVG_FACTOR, DTYPE)
 
 
-def gradient_like(like: Tensor, wanted: bool) -> Tensor:
-    return like.new_empty(like.shape if wanted else 0)
+def gradients_like(needs: int, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+    """A gradient for each input whose bit of `needs` is set, else an empty tensor of the first."""
+    return tuple(
+        torch.empty_like(x, memory_format=torch.contiguous_format)
+        if x is not None and needs >> bit & 1
+        else inputs[0].new_empty(0)
+        for bit, x in enumerate(inputs)
+    )
 
 
 TINY: tl.constexpr = tl.constexpr(1.17549435e-38)

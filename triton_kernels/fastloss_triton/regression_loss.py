@@ -108,8 +108,7 @@ def backward(
     n = pred.numel()
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
     incoming = common.operand(grad, grad)
-    like = (pred, target, pred if weight is None else weight)
-    gradients = tuple(common.gradient_like(x, bool(needs >> b & 1)) for b, x in enumerate(like))
+    gradients = common.gradients_like(needs, pred, target, weight)
     with torch.cuda.device_of(pred):
         common.launch(
             regression_loss_bwd, r.programs, *incoming.arguments(), pred.contiguous(),

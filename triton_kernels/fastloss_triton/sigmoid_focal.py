@@ -269,8 +269,7 @@ def backward(
         ignore_index,
     )  # fmt: skip
     incoming = common.operand(grad, grad)
-    like = (logits, target, logits if score is None else score, logits if weight is None else weight)
-    gradients = tuple(common.gradient_like(x, bool(needs >> b & 1)) for b, x in enumerate(like))
+    gradients = common.gradients_like(needs, logits, target, score, weight)
     with torch.cuda.device_of(logits):
         common.launch(
             sigmoid_focal_bwd, r.programs, *incoming.arguments(), *tensors, *r.weight.arguments(),

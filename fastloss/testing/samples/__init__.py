@@ -5,18 +5,17 @@ A generic test runs over `samples()`; a new op gets all of them by adding one fi
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
 
 from .sample import Sample
 
 
-def samples(stem: str | None = None, tag: str | None = None) -> Iterator[Sample]:
+def samples(stem: str | None = None, tag: str | None = None) -> list[Sample]:
     """The samples of one stem, or of all; only those with `tag` if it is given."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.name != "sample" and stem in (None, module.name):
-            for sample in importlib.import_module(f"{__name__}.{module.name}").samples():
-                if tag is None or tag in sample.tags:
-                    yield sample
+    stems = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "sample"]
+    modules = [
+        importlib.import_module(f"{__name__}.{name}") for name in stems if stem in (None, name)
+    ]
+    return [s for module in modules for s in module.samples() if tag is None or tag in s.tags]
 
 
 __all__ = ["Sample", "samples"]

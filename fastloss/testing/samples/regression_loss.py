@@ -16,7 +16,7 @@ def samples() -> Iterator[Sample]:
         g = generator(1)
         for shape in SHAPES:
             pred, target = (torch.randn(shape, generator=g, dtype=torch.float64) for _ in "pt")
-            tags = {"smooth"} if pred.numel() < 50 else ({"large"} if pred.numel() > 512 else set())
+            tags = {"small", "smooth"} if pred.numel() < 50 else ({"large"} if pred.numel() > 512 else set())
             for reduction in ("none", "mean", "sum"):
                 yield Sample(
                     f"{kind}-{'x'.join(map(str, shape))}-{reduction}",
@@ -33,7 +33,7 @@ def samples() -> Iterator[Sample]:
                 F.regression_loss,
                 {"pred": pred, "target": target, "weight": weight},
                 {"kind": kind, "reduction": "none" if name == "row" else "mean"},
-                tags=frozenset({"smooth"}),
+                tags=frozenset({"small", "smooth"}),
             )
         weight = torch.rand(6, 3, 11, generator=g, dtype=torch.float64)
         for name, factor in (("number", 4.5), ("tensor", torch.tensor(4.5, dtype=torch.float64))):

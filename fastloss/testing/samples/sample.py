@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_map
 class Sample:
     """`function(**inputs, **options)`, inputs in float64 on the CPU until `cast`.
 
-    Every floating tensor in `inputs` is differentiable unless named in `constant`. Tags: "smooth"
-    (finite differences hold), "edge" (degenerate values), "large" (beyond one block of any kernel).
+    Every floating tensor in `inputs` is differentiable unless named in `constant`. Tags: "small" (cheap
+    to run often), "smooth" (finite differences hold), "edge" (degenerate values), "large" (beyond one block of any kernel).
     `scale` is the natural magnitude of results that may cancel to 0.
     """
 

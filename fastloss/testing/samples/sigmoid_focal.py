@@ -47,7 +47,7 @@ def _samples(name: str, function: Any, options: dict[str, Any]) -> Iterator[Samp
         classes = shape[-1]
         index = torch.randint(0, classes + 1, shape[:1], generator=g)
         index[0] = classes - 1
-        tags = {"smooth"} if x.numel() < 50 else ({"large"} if x.numel() > 512 else set())
+        tags = {"small", "smooth"} if x.numel() < 50 else ({"large"} if x.numel() > 512 else set())
         hard = torch.nn.functional.one_hot(index, classes + 1)[:, :-1]
         targets: dict[str, Any] = {"dense": dense, "hard": hard, "index": index}
         if function is F.quality_focal_loss:
@@ -74,7 +74,7 @@ def _samples(name: str, function: Any, options: dict[str, Any]) -> Iterator[Samp
                         function,
                         {argument: x, "target": index, "weight": weight, "avg_factor": factor},
                         {**options, "reduction": reduction},
-                        tags=frozenset({"smooth"}),
+                        tags=frozenset({"small", "smooth"}),
                     )
 
 

@@ -1,0 +1,75 @@
+"""Every implementation of every op against the float64 reference on the same rounded inputs."""
+
+import contextlib
+
+import pytest
+import torch
+
+from fastloss.testing import TOLERANCES, Sample, assert_matches, implementation, samples
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check(sample: Sample, dtype: torch.dtype, mode, tolerance=None) -> None:
+    rounded = sample.cast(dtype)
+    expected, expected_gradients = rounded.expected()
+    with mode:
+        value, gradients = rounded.run()
+    assert value.dtype == dtype
+    options = {"scale": sample.scale, "tolerance": tolerance}
+    assert_matches(value, expected, what="value", **options)
+    for name, gradient in gradients.items():
+        assert gradient.dtype == rounded.leaves()[name].dtype
+        assert_matches(gradient, expected_gradients[name], what=f"gradient of {name}", **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
+def test_dispatched(sample, dtype):
+    """What the dispatcher chooses for CPU tensors: C++ where it was built."""
+    check(sample, dtype, contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("dtype", DTYPES[0:1] + DTYPES[2:], ids=str)
+@pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
+def test_reference(sample, dtype):
+    """The reference in the tensor's own precision."""
+    check(sample, dtype, implementation("reference"))
+
+
+def for_interpreter() -> list:
+    """All samples in float32; the other dtypes, which only change loads and stores, on small ones
+    without reduction, and half precision also on the degenerate ones."""
+    chosen = []
+    for sample in samples():
+        unreduced = sample.options.get("reduction") == "none"
+        for dtype in DTYPES:
+            if (
+                dtype == torch.float32
+                or ("smooth" in sample.tags and unreduced)
+                or ("edge" in sample.tags and dtype == torch.bfloat16)
+            ):
+                chosen.append(pytest.param(sample, dtype, id=f"{sample.name}-{dtype}"))
+    return chosen
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles for the GPU here")
+@pytest.mark.parametrize("sample,dtype", for_interpreter())
+def test_triton_interpreted(sample, dtype, triton_kernels):
+    """The Triton kernels in Triton's interpreter, which cuts results off to bfloat16."""
+    tolerance = TOLERANCES[dtype].truncated() if dtype == torch.bfloat16 else None
+    check(sample, dtype, implementation("triton"), tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
+def test_gpu(sample, dtype):
+    rounded = sample.cast(dtype)
+    expected, expected_gradients = rounded.expected()
+    value, gradients = rounded.cast(dtype, "cuda").run()
+    assert value.is_cuda
+    assert_matches(value, expected, what="value", scale=sample.scale)
+    for name, gradient in gradients.items():
+        assert_matches(gradient, expected_gradients[name], what=name, scale=sample.scale)
