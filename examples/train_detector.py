@@ -19,7 +19,6 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `bench` is part of the repository, not of the installed package
 
-from bench.memory import peak_bytes  # noqa: E402
 from detector import draw, plain_losses, report, show  # noqa: E402
 from detector.data import STRIDE, Picture, Targets, batches, load  # noqa: E402
 from detector.download import DataError  # noqa: E402
@@ -27,10 +26,11 @@ from detector.evaluate import detect  # noqa: E402
 from detector.measure import Run, clock  # noqa: E402
 from detector.model import Detector  # noqa: E402
 
+from bench.memory import peak_bytes  # noqa: E402
 from fastloss import functional as fused  # noqa: E402
 
 BATCH = 16  # crops of 128 × 128 pixels: 16,384 cells per step
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1.5e-3
 L1_WEIGHT = 0.125  # the coordinate distance is in pixels, GIoU lies in 0..2
 
 Losses = Callable[[torch.Tensor, torch.Tensor, Targets], torch.Tensor]

@@ -1,15 +1,16 @@
-"""The one place that talks to torch.library and autograd.
+"""The one place that talks to torch.library, and the switches that act on every loss.
 
-`register` turns a stem's schema and reference into two dispatcher ops, `fastloss::<name>` and
-`fastloss::<name>_backward`, and returns the function that public code calls. Conventions:
+`register` turns a stem's schema and reference into three dispatcher ops, `fastloss::<name>`,
+`fastloss::<name>_backward` and `fastloss::<name>_with_gradient`, and returns the function that public
+code calls (see `_autograd` for when which op runs). Conventions:
 
 - A schema lists tensors first, then parameters. The backward op takes the incoming gradient, the
   same arguments, and `needs`, a bit per differentiable tensor; it returns one gradient for each of
-  them, an empty tensor where the bit is 0.
+  them, an empty tensor where the bit is 0. The op with gradient takes the arguments of the forward,
+  reduction not "none", and returns the loss and the gradient of the first tensor.
 - The reference runs under the key CompositeExplicitAutograd; C++ and Triton add kernels for CPU
   and CUDA (`implement`), and PyTorch's dispatcher chooses.
-- Autograd sits outside the ops, so that functorch transforms work: a classic autograd.Function on
-  the usual path, one with setup_context and vmap while transforms are active.
+- Autograd sits outside the ops, so that functorch transforms work.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._autograd import differentiable_loss
 from ._version import __version__
 
 _PACKAGE = Path(__file__).parent
@@ -97,27 +99,52 @@ def register(
     differentiable: Sequence[str],
     check: Callable[..., None] | None = None,
 ) -> Callable[..., Tensor]:
-    """Define the ops `name` and `name_backward` and return the differentiable function.
+    """Define the three ops of `name` and return the differentiable function.
 
     `forward` and `backward` are the reference; they read no value, so they are the fake kernels
     too. `check` may read values: it raises for bad ones, in debug mode and on the CPU fallback.
     """
     arguments = [part.split() for part in schema.strip()[1:].split(")")[0].split(",")]
+    names = tuple(word[1] for word in arguments)
     tensors = tuple(word[1] for word in arguments if word[0] in ("Tensor", "Tensor?"))
     outputs = ", ".join("Tensor" for _ in differentiable)
-    schemas = {
-        name: f"{schema} -> Tensor",
-        f"{name}_backward": f"(Tensor grad, {schema.strip()[1:-1]}, int needs) -> ({outputs})",
-    }
-    for op_name, function in ((name, forward), (f"{name}_backward", backward)):
-        _LIBRARY.define(op_name + schemas[op_name], tags=torch.Tag.pt2_compliant_tag)
-        fallback = _fallback(function, check if op_name == name else None, len(differentiable))
-        _LIBRARY.impl(op_name, fallback, "CompositeExplicitAutograd")
+
+    def with_gradient(*args: Any) -> tuple[Tensor, Tensor]:
+        loss = forward(*args)
+        return loss, backward(torch.ones_like(loss), *args, 1)[0]
+
+    ops = (
+        (name, f"{schema} -> Tensor", forward),
+        (f"{name}_backward", f"(Tensor grad, {schema[1:-1]}, int needs) -> ({outputs})", backward),
+        (f"{name}_with_gradient", f"{schema} -> (Tensor, Tensor)", with_gradient),
+    )
+    for op_name, op_schema, function in ops:
+        _LIBRARY.define(op_name + op_schema, tags=torch.Tag.pt2_compliant_tag)
+        checked = None if function is backward else check
+        _LIBRARY.impl(op_name, _fallback(function, checked), "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastloss::{op_name}", _tuple(function), lib=_LIBRARY)
-        OPS[op_name] = Op(
-            op_name, schemas[op_name], tensors, tuple(differentiable), {"reference": function}
-        )
-    return _differentiable(name, OPS[name], forward, check)
+        implementations = {"reference": function}
+        OPS[op_name] = Op(op_name, op_schema, tensors, tuple(differentiable), implementations)
+    positions = [tensors.index(argument) for argument in differentiable]
+    loss = differentiable_loss(name, len(tensors), positions, names.index("reduction"))
+
+    def call(*args: Any) -> Tensor:
+        reference = _State.backend == "reference"
+        if check is not None and (_State.debug or (reference and args[0].device.type == "cpu")):
+            check(*args)
+        return forward(*args) if reference else loss(*args)
+
+    return call
+
+
+def _scale(gradient: Tensor, factor: Tensor) -> None:
+    """gradient *= factor. The kernels leave the gradient alone when the factor is 1."""
+    gradient.mul_(factor)
+
+
+_LIBRARY.define("scale_(Tensor(a!) gradient, Tensor factor) -> ()")
+_LIBRARY.impl("scale_", _scale, "CompositeExplicitAutograd")
+OPS["scale_"] = Op("scale_", "(Tensor(a!) gradient, Tensor factor) -> ()", ("gradient", "factor"), (), {"reference": _scale})
 
 
 def _tuple(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,7 +161,7 @@ def _unpack(result: Sequence[Tensor]) -> Any:
     return tuple(result) if len(result) > 1 else result[0]
 
 
-def _fallback(function: Callable[..., Any], check: Any, outputs: int) -> Callable[..., Any]:
+def _fallback(function: Callable[..., Any], check: Any) -> Callable[..., Any]:
     call = _tuple(function)
 
     def run(*args: Any) -> Any:
@@ -144,101 +171,6 @@ def _fallback(function: Callable[..., Any], check: Any, outputs: int) -> Callabl
             return call(*args)
 
     return run
-
-
-def _differentiable(name: str, op: Op, reference: Callable[..., Tensor], check: Any) -> Any:
-    forward_op = getattr(torch.ops.fastloss, name).default
-    backward_op = getattr(torch.ops.fastloss, f"{name}_backward").default
-    count = len(op.tensors)
-    positions = [op.tensors.index(argument) for argument in op.differentiable]
-
-    def vmap(function: Any) -> Any:
-        def rule(info: Any, in_dims: Any, *args: Any) -> Any:
-            """One call per sample: the losses have no batch of problems inside."""
-
-            def sample(i: int) -> Any:
-                picked = (a if d is None else a.select(d, i) for a, d in zip(args, in_dims))
-                return function.apply(*picked)
-
-            results = [sample(i) for i in range(info.batch_size)]
-            if isinstance(results[0], Tensor):
-                return torch.stack(results), 0
-            return tuple(map(torch.stack, zip(*results))), (0,) * len(results[0])
-
-        return staticmethod(rule)
-
-    class Gradient(torch.autograd.Function):
-        """The backward op, for callers that keep its graph; differentiating it again raises."""
-
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return backward_op(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            raise RuntimeError(
-                f"fastloss.{name} has no second derivative: its backward is a fused kernel. "
-                'Use `with fastloss.backend("reference"):`, which computes it.'
-            )
-
-    def propagate(ctx: Any, grad: Tensor) -> Any:
-        needed = ctx.needs_input_grad
-        needs = sum(1 << i for i, position in enumerate(positions) if needed[position])
-        run = Gradient.apply if torch.is_grad_enabled() else backward_op
-        results = run(grad, *ctx.saved_tensors, *ctx.parameters, needs)
-        results = (results,) if isinstance(results, Tensor) else results
-        grads: list[Tensor | None] = [None] * len(needed)
-        for i, position in enumerate(positions):
-            if needs >> i & 1:
-                grads[position] = results[i]
-        return tuple(grads)
-
-    class Loss(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Tensor:
-            ctx.save_for_backward(*args[:count])
-            ctx.parameters = args[count:]
-            return forward_op(*args)
-
-        backward = staticmethod(propagate)
-
-    class TransformedLoss(torch.autograd.Function):
-        """`Loss` for functorch: torch.func.grad, vmap, jacrev. Binding arguments by name makes it 15 us slower."""
-
-        @staticmethod
-        def forward(*args: Any) -> Tensor:
-            return forward_op(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            ctx.save_for_backward(*inputs[:count])
-            ctx.parameters = inputs[count:]
-
-        backward = staticmethod(propagate)
-
-    Gradient.vmap = vmap(Gradient)
-    TransformedLoss.vmap = vmap(TransformedLoss)
-
-    def call(*args: Any) -> Tensor:
-        if _State.debug and check is not None:
-            check(*args)
-        if _State.backend == "reference":
-            if check is not None and args[0].device.type == "cpu":
-                check(*args)
-            return reference(*args)
-        if torch._C._are_functorch_transforms_active():
-            return TransformedLoss.apply(*args)
-        if torch.is_grad_enabled() and any(
-            args[position] is not None and args[position].requires_grad for position in positions
-        ):
-            return Loss.apply(*args)
-        return forward_op(*args)
-
-    return call
 
 
 def build_info() -> dict[str, str]:

@@ -11,16 +11,18 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check(sample: Sample, dtype: torch.dtype, mode, tolerance=None) -> None:
+    """All gradients at once, and that of the first leaf alone, which comes with the forward."""
     rounded = sample.cast(dtype)
     expected, expected_gradients = rounded.expected()
-    with mode:
-        value, gradients = rounded.run()
-    assert value.dtype == dtype
     options = {"scale": sample.scale, "tolerance": tolerance}
-    assert_matches(value, expected, what="value", **options)
-    for name, gradient in gradients.items():
-        assert gradient.dtype == rounded.leaves()[name].dtype
-        assert_matches(gradient, expected_gradients[name], what=f"gradient of {name}", **options)
+    for only_first in (False, True):
+        with mode:
+            value, gradients = rounded.run(only_first)
+        assert value.dtype == dtype
+        assert_matches(value, expected, what="value", **options)
+        for name, gradient in gradients.items():
+            assert gradient.dtype == rounded.leaves()[name].dtype
+            assert_matches(gradient, expected_gradients[name], what=f"gradient of {name}", **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -68,8 +70,9 @@ def test_triton_interpreted(sample, dtype, triton_kernels):
 def test_gpu(sample, dtype):
     rounded = sample.cast(dtype)
     expected, expected_gradients = rounded.expected()
-    value, gradients = rounded.cast(dtype, "cuda").run()
-    assert value.is_cuda
-    assert_matches(value, expected, what="value", scale=sample.scale)
-    for name, gradient in gradients.items():
-        assert_matches(gradient, expected_gradients[name], what=name, scale=sample.scale)
+    for only_first in (False, True):
+        value, gradients = rounded.cast(dtype, "cuda").run(only_first)
+        assert value.is_cuda
+        assert_matches(value, expected, what="value", scale=sample.scale)
+        for name, gradient in gradients.items():
+            assert_matches(gradient, expected_gradients[name], what=name, scale=sample.scale)

@@ -40,10 +40,25 @@ FASTLOSS_SIMD void box_loss_bwd(const T* __restrict pred, const T* __restrict ta
   }
 }
 
+template <typename F, typename T>
+FASTLOSS_SIMD void box_loss_both(const T* __restrict pred, const T* __restrict target,
+                                 const T* __restrict m, int64_t count, BoxParams<T> params,
+                                 T* __restrict loss, T* __restrict gradient) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const BoxPair<T> pair(pred + 4 * i, target + 4 * i);
+    loss[i] = F::value(pair, params) + pair.poison;
+    const PairGradient<T> g = F::gradient(pair, params);
+    write_box(coordinates(pair.x, g.x), coordinates(pair.y, g.y), false,
+              m[i] * pair.scale + pair.poison, gradient + 4 * i);
+  }
+}
+
 template <typename T>
 struct Functions {
   decltype(&box_loss_fwd<GIoU, T>) forward;
   decltype(&box_loss_bwd<GIoU, false, T>) pred_backward, target_backward;
+  decltype(&box_loss_both<GIoU, T>) both;
 
   Functions(const std::string& kind, const std::string& mode) {
     if (kind == "giou") set<GIoU>();
@@ -58,6 +73,7 @@ struct Functions {
     forward = &box_loss_fwd<F, T>;
     pred_backward = &box_loss_bwd<F, false, T>;
     target_backward = &box_loss_bwd<F, true, T>;
+    both = &box_loss_both<F, T>;
   }
 };
 
@@ -84,6 +100,13 @@ struct BoxKernel {
     const T* t = target.load(4 * start, 4 * count, b);
     write(pred_gradient, functions.pred_backward, start, count, p, t, m);
     write(target_gradient, functions.target_backward, start, count, p, t, m);
+  }
+  void both(int64_t start, int64_t count, const T* m, T* losses) const {
+    T a[4 * kBlock], b[4 * kBlock], buffer[4 * kBlock];
+    T* out = pred_gradient.target<T>(4 * start, buffer);
+    functions.both(pred.load(4 * start, 4 * count, a), target.load(4 * start, 4 * count, b), m,
+                   count, params, losses, out);
+    pred_gradient.store<T>(4 * start, 4 * count, out);
   }
 
  private:
@@ -134,9 +157,26 @@ std::tuple<Tensor, Tensor, Tensor> box_loss_backward(
   return result;
 }
 
+std::tuple<Tensor, Tensor> box_loss_with_gradient(
+    Tensor pred, Tensor target, std::optional<Tensor> weight, std::optional<Tensor> avg_factor,
+    std::string kind, std::string mode, double eps, double union_eps,
+    std::optional<double> divisor, std::string reduction, bool widen) {
+  const int64_t count = pred.numel() / 4;
+  const Reduction r(weight, avg_factor, divisor, reduction, count, count);
+  Tensor gradient = gradient_like(pred, pred, 1, 0);
+  const auto run = [&](auto sample) {
+    using T = decltype(sample);
+    BoxKernel<T> kernel(pred, target, kind, mode, eps, union_eps);
+    kernel.pred_gradient = Sink(gradient);
+    return reduce_with_gradient<T>(kernel, r, pred, result_type(pred, widen));
+  };
+  return {pred.scalar_type() == ScalarType::Double ? run(double{}) : run(float{}), gradient};
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {
   m.impl("box_loss", TORCH_BOX(&box_loss));
   m.impl("box_loss_backward", TORCH_BOX(&box_loss_backward));
+  m.impl("box_loss_with_gradient", TORCH_BOX(&box_loss_with_gradient));
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 // A kernel class gives the mathematics:
 //   void values(int64_t start, int64_t count, T* out)                 unweighted losses
 //   void gradients(int64_t start, int64_t count, const T* m)          writes m[i] * derivative
+//   void both(int64_t start, int64_t count, const T* m, T* out)       the two in one pass, for the
+//                                                                     gradient of the first input
 // T is float for half and single precision tensors, double for double. Blocks depend on the number of
 // elements only, and their sums are added in order, so results are the same for any thread count.
 #pragma once
@@ -219,6 +221,14 @@ void for_each_block(int64_t count, const Body& body) {
   });
 }
 
+template <typename T>
+void finish_sum(const std::vector<double>& partial, const Reduction& r, const Sink& result) {
+  double total = 0;
+  for (double p : partial) total += p;
+  const T value = static_cast<T>(total / r.divisor);
+  result.store<T>(0, 1, &value);
+}
+
 // Result of shape `sizes` ("none") or a scalar.
 template <typename T, typename Kernel, typename Sizes>
 Tensor reduce(const Kernel& kernel, const Reduction& r, const Tensor& like, ScalarType type, const Sizes& sizes) {
@@ -239,13 +249,29 @@ Tensor reduce(const Kernel& kernel, const Reduction& r, const Tensor& like, Scal
       partial[block] = sum(out, count);
     }
   });
-  if (!r.none) {
-    double total = 0;
-    for (double p : partial) total += p;
-    total /= r.divisor;
-    const T value = static_cast<T>(total);
-    sink.store<T>(0, 1, &value);
-  }
+  if (!r.none) finish_sum<T>(partial, r, sink);
+  return result;
+}
+
+// Loss and, in the same pass, what kernel.both writes: the gradient for an incoming gradient of 1.
+template <typename T, typename Kernel>
+Tensor reduce_with_gradient(const Kernel& kernel, const Reduction& r, const Tensor& like,
+                            ScalarType type) {
+  Tensor result = torch::stable::new_empty(like, std::vector<int64_t>{}, type);
+  std::optional<Broadcast<T>> weight;
+  if (r.weight) weight.emplace(*r.weight);
+  const T scale = static_cast<T>(1 / r.divisor);
+  std::vector<double> partial((r.count + kBlock - 1) / kBlock);
+  for_each_block(r.count, [&](int64_t block, int64_t start, int64_t count) {
+    T m[kBlock], losses[kBlock], buffer[kBlock];
+    std::fill(m, m + count, scale);
+    const T* w = weight ? weight->load(start, count, buffer) : nullptr;
+    if (w) multiply(w, m, count);
+    kernel.both(start, count, m, losses);
+    if (w) multiply(w, losses, count);
+    partial[block] = sum(losses, count);
+  });
+  finish_sum<T>(partial, r, Sink(result));
   return result;
 }
 

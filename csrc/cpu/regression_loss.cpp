@@ -23,10 +23,23 @@ FASTLOSS_SIMD void regression_loss_bwd(const T* __restrict pred, const T* __rest
   for (int64_t i = 0; i < count; ++i) out[i] = m[i] * F::derivative(pred[i] - target[i], params);
 }
 
+template <typename F, typename T>
+FASTLOSS_SIMD void regression_loss_both(const T* __restrict pred, const T* __restrict target,
+                                        const T* __restrict m, int64_t count,
+                                        RegressionParams<T> params, T* __restrict loss,
+                                        T* __restrict gradient) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    loss[i] = F::value(pred[i] - target[i], params);
+    gradient[i] = m[i] * F::derivative(pred[i] - target[i], params);
+  }
+}
+
 template <typename T>
 struct Functions {
   decltype(&regression_loss_fwd<L1, T>) forward;
   decltype(&regression_loss_bwd<L1, T>) backward;
+  decltype(&regression_loss_both<L1, T>) both;
 
   explicit Functions(const std::string& kind) {
     if (kind == "l1") set<L1>();
@@ -37,6 +50,7 @@ struct Functions {
   void set() {
     forward = &regression_loss_fwd<F, T>;
     backward = &regression_loss_bwd<F, T>;
+    both = &regression_loss_both<F, T>;
   }
 };
 
@@ -65,6 +79,13 @@ struct RegressionKernel {
     T* negative = target_gradient.target<T>(start, a);
     for (int64_t i = 0; i < count; ++i) negative[i] = -out[i];
     target_gradient.store<T>(start, count, negative);
+  }
+  void both(int64_t start, int64_t count, const T* m, T* losses) const {
+    T a[kBlock], b[kBlock], buffer[kBlock];
+    T* out = pred_gradient.target<T>(start, buffer);
+    functions.both(pred.load(start, count, a), target.load(start, count, b), m, count, params,
+                   losses, out);
+    pred_gradient.store<T>(start, count, out);
   }
 };
 
@@ -99,9 +120,25 @@ std::tuple<Tensor, Tensor, Tensor> regression_loss_backward(
   return result;
 }
 
+std::tuple<Tensor, Tensor> regression_loss_with_gradient(
+    Tensor pred, Tensor target, std::optional<Tensor> weight, std::optional<Tensor> avg_factor,
+    std::string kind, double beta, std::optional<double> divisor, std::string reduction,
+    bool widen) {
+  const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
+  Tensor gradient = gradient_like(pred, pred, 1, 0);
+  const auto run = [&](auto sample) {
+    using T = decltype(sample);
+    RegressionKernel<T> kernel(pred, target, kind, beta);
+    kernel.pred_gradient = Sink(gradient);
+    return reduce_with_gradient<T>(kernel, r, pred, result_type(pred, widen));
+  };
+  return {pred.scalar_type() == ScalarType::Double ? run(double{}) : run(float{}), gradient};
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {
   m.impl("regression_loss", TORCH_BOX(&regression_loss));
   m.impl("regression_loss_backward", TORCH_BOX(&regression_loss_backward));
+  m.impl("regression_loss_with_gradient", TORCH_BOX(&regression_loss_with_gradient));
 }
 
 }  // namespace

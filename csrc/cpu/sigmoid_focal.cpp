@@ -31,6 +31,18 @@ FASTLOSS_SIMD void sigmoid_focal_bwd(const T* __restrict x, const T* __restrict 
   }
 }
 
+template <typename F, typename T>
+FASTLOSS_SIMD void sigmoid_focal_both(const T* __restrict x, const T* __restrict t,
+                                      const T* __restrict class_weight, const T* __restrict m,
+                                      int64_t count, FocalParams<T> params, T* __restrict loss,
+                                      T* __restrict gradient) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    loss[i] = F::value(x[i], t[i], class_weight[i], params);
+    gradient[i] = m[i] * F::derivatives(x[i], t[i], class_weight[i], params).x;
+  }
+}
+
 struct Options {
   std::string kind;
   bool activated;
@@ -47,6 +59,7 @@ template <typename T>
 struct Functions {
   decltype(&sigmoid_focal_fwd<BinaryCrossEntropy, T>) forward;
   decltype(&sigmoid_focal_bwd<BinaryCrossEntropy, false, T>) input_backward, target_backward;
+  decltype(&sigmoid_focal_both<BinaryCrossEntropy, T>) both;
 
   explicit Functions(const Options& o) {
     if (o.gamma == 2) choose<Square>(o);
@@ -70,6 +83,7 @@ struct Functions {
     forward = &sigmoid_focal_fwd<F, T>;
     input_backward = &sigmoid_focal_bwd<F, false, T>;
     target_backward = &sigmoid_focal_bwd<F, true, T>;
+    both = &sigmoid_focal_both<F, T>;
   }
 };
 
@@ -154,8 +168,10 @@ struct FocalKernel {
   }
 
   const T* weights(int64_t start, int64_t count, T* buffer) const {
-    std::fill(buffer, buffer + count, T(1));
-    if (!class_weight) return buffer;
+    if (!class_weight) {
+      std::fill(buffer, buffer + count, T(1));
+      return buffer;
+    }
     T scratch;
     for (int64_t i = 0; i < count; ++i)
       buffer[i] = *class_weight->load((start + i) % target.classes(), 1, &scratch);
@@ -185,6 +201,13 @@ struct FocalKernel {
       functions.target_backward(x, t, w, m, count, params, buffer);
       score_rows(start, count, buffer);
     }
+  }
+  void both(int64_t start, int64_t count, const T* m, T* losses) const {
+    T a[kBlock], b[kBlock], c[kBlock], buffer[kBlock];
+    T* out = logits_gradient.target<T>(start, buffer);
+    functions.both(logits.load(start, count, a), target.load(start, count, b),
+                   weights(start, count, c), m, count, params, losses, out);
+    logits_gradient.store<T>(start, count, out);
   }
 
  private:
@@ -252,9 +275,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sigmoid_focal_backward(
   return result;
 }
 
+std::tuple<Tensor, Tensor> sigmoid_focal_with_gradient(
+    Tensor logits, Tensor target, std::optional<Tensor> score, std::optional<Tensor> class_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> avg_factor, std::string kind,
+    bool activated, double alpha, double gamma, double pos_weight, double neg_weight,
+    std::optional<int64_t> ignore_index, std::optional<double> divisor, std::string reduction,
+    bool widen) {
+  const Options options{kind, activated, alpha, gamma, pos_weight, neg_weight};
+  const Reduction r = reduction_of(logits, weight, avg_factor, divisor, reduction, kind);
+  Tensor gradient = gradient_like(logits, logits, 1, 0);
+  const auto run = [&](auto sample) {
+    using T = decltype(sample);
+    FocalKernel<T> kernel(logits, target, score, class_weight, options, ignore_index);
+    kernel.logits_gradient = Sink(gradient);
+    return reduce_with_gradient<T>(kernel, r, logits, result_type(logits, widen));
+  };
+  return {logits.scalar_type() == ScalarType::Double ? run(double{}) : run(float{}), gradient};
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {
   m.impl("sigmoid_focal", TORCH_BOX(&sigmoid_focal));
   m.impl("sigmoid_focal_backward", TORCH_BOX(&sigmoid_focal_backward));
+  m.impl("sigmoid_focal_with_gradient", TORCH_BOX(&sigmoid_focal_with_gradient));
 }
 
 }  // namespace

@@ -39,7 +39,9 @@ def step_ms(runs: list[Run]) -> float:
 def largest_difference(first: list[Run], second: list[Run]) -> float:
     """Between two loss curves at the same step of the same seed."""
     pairs = zip(first, second, strict=True)
-    return max(abs(a - b) for one, two in pairs for a, b in zip(one.curve(), two.curve(), strict=True))
+    return max(
+        abs(a - b) for one, two in pairs for a, b in zip(one.curve(), two.curve(), strict=True)
+    )
 
 
 @contextmanager

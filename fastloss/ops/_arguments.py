@@ -1,6 +1,6 @@
 """Checks and conversions that every loss makes once, at the front."""
 
-import math
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -19,9 +19,11 @@ def floating(name: str, value: Tensor) -> None:
 
 
 def tensor_on(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
-    """Raise unless `value` is a tensor on the device of `like`."""
+    """Raise unless `value` is a real tensor on the device of `like`."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_complex():
+        raise TypeError(f"{name} must be real, got {value.dtype}")
     if value.device != like.device:
         raise ValueError(
             f"{name} must be on the device of {like_name}, {like.device}, got {value.device}"
@@ -39,18 +41,39 @@ def same_shape(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
 
 def choice(name: str, value: str, options: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `options`."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def flag(name: str, value: bool) -> bool:
+    """`value`; raise TypeError unless it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    return value
+
+
+def number(name: str, value: float) -> float:
+    """`value` as a float; raise unless it is a finite number."""
+    if isinstance(value, Tensor) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def numbers(name: str, value: Sequence[float]) -> list[float]:
+    """`value` as a list of floats; raise unless it is a sequence of finite numbers."""
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a tensor or numbers, got {type(value).__name__}")
+    return [number(f"{name}[{i}]", x) for i, x in enumerate(value)]
 
 
 def at_least(name: str, value: float, bound: float, *, strict: bool = False) -> float:
     """`value` as a float; raise unless it is finite and >= bound (> bound if strict)."""
-    if isinstance(value, Tensor) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (value > bound if strict else value >= bound) or value == math.inf:
-        relation = ">" if strict else ">="
-        raise ValueError(f"{name} must be finite and {relation} {bound:g}, got {value}")
-    return float(value)
+    value = number(name, value)
+    if not (value > bound if strict else value >= bound):
+        raise ValueError(f"{name} must be {'>' if strict else '>='} {bound:g}, got {value}")
+    return value
 
 
 def promote(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

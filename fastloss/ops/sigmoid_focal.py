@@ -41,6 +41,7 @@ def _loss(
     ignore_index: int | None = None,
 ) -> Tensor:
     """Check what all kinds share and call the op; `per_row` kinds are summed over the last dim."""
+    check.flag("activated", activated)
     check.floating(name, logits)
     check.tensor_on("target", target, name, logits)
     if target.dim() == logits.dim() - 1 and target.shape == logits.shape[:-1]:
@@ -67,8 +68,8 @@ def _loss(
     weight = check.weight_like(weight, shape, name, logits)
     avg_factor, divisor = check.divisor(reduction, avg_factor, name, logits)
     loss = _op(
-        logits, target, score, class_weight, weight, avg_factor, kind, activated, float(alpha),
-        float(gamma), float(pos_weight), float(neg_weight), ignore_index, divisor, reduction,
+        logits, target, score, class_weight, weight, avg_factor, kind, activated, alpha,
+        gamma, pos_weight, neg_weight, ignore_index, divisor, reduction,
         widen or (per_row and reduction == "none"),
     )  # fmt: skip
     if not per_row or reduction != "none":
@@ -112,7 +113,7 @@ def sigmoid_focal_loss(
         TypeError, ValueError: wrong dtype, shape, device or reduction, negative gamma.
         IndexError: a class index out of range on CPU or in debug mode. On CUDA the loss is NaN.
     """
-    gamma = check.at_least("gamma", gamma, 0)
+    alpha, gamma = check.number("alpha", alpha), check.at_least("gamma", gamma, 0)
     return _loss(
         "focal", logits, target, weight, reduction, avg_factor,
         activated=activated, alpha=alpha, gamma=gamma,
@@ -201,7 +202,7 @@ def varifocal_loss(
     alpha, gamma = check.at_least("alpha", alpha, 0), check.at_least("gamma", gamma, 0)
     return _loss(
         "varifocal", logits, target, weight, reduction, avg_factor,
-        alpha=alpha, gamma=gamma, pos_weight=float(iou_weighted),
+        alpha=alpha, gamma=gamma, pos_weight=float(check.flag("iou_weighted", iou_weighted)),
     )  # fmt: skip
 
 
@@ -225,13 +226,15 @@ def gaussian_focal_loss(
         probs: Probabilities in [0, 1], any shape, floating point.
         target: Gaussian bumps in [0, 1] of the same shape; exactly 1 marks a centre.
         alpha, gamma: Exponents of the modulating factor and of the fade around centres, >= 0.
-        pos_weight, neg_weight: Factors of the two parts.
+        pos_weight, neg_weight: Factors of the two parts, >= 0.
         weight, reduction, avg_factor: As `sigmoid_focal_loss`.
 
     Returns:
         As `sigmoid_focal_loss`. Raises likewise.
     """
     alpha, gamma = check.at_least("alpha", alpha, 0), check.at_least("gamma", gamma, 0)
+    pos_weight = check.at_least("pos_weight", pos_weight, 0)
+    neg_weight = check.at_least("neg_weight", neg_weight, 0)
     return _loss(
         "gaussian_focal", probs, target, weight, reduction, avg_factor,
         name="probs", alpha=alpha, gamma=gamma, pos_weight=pos_weight, neg_weight=neg_weight,
@@ -266,9 +269,14 @@ def binary_cross_entropy(
     """
     check.floating("logits", logits)
     check.tensor_on("target", target, "logits", logits)
+    check.flag("avg_non_ignore", avg_non_ignore)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, type(None))):
+        raise TypeError(
+            f"ignore_index must be an integer or None, got {type(ignore_index).__name__}"
+        )
     if class_weight is not None:
         if not isinstance(class_weight, Tensor):
-            class_weight = logits.new_tensor(class_weight)
+            class_weight = logits.new_tensor(check.numbers("class_weight", class_weight))
         check.floating("class_weight", class_weight)
         check.tensor_on("class_weight", class_weight, "logits", logits)
         if class_weight.shape != logits.shape[-1:]:

@@ -34,11 +34,26 @@ def is_index(logits: Tensor, target: Tensor) -> bool:
     return target.dim() == logits.dim() - 1
 
 
-def check(logits: Tensor, target: Tensor, *rest: object) -> None:
+def check(
+    logits: Tensor,
+    target: Tensor,
+    score: Tensor | None,
+    class_weight: Tensor | None,
+    weight: Tensor | None,
+    avg_factor: Tensor | None,
+    kind: str,
+    activated: bool,
+    alpha: float,
+    gamma: float,
+    pos_weight: float,
+    neg_weight: float,
+    ignore_index: int | None,
+    *rest: object,
+) -> None:
     """Raise IndexError for the first class index out of range; reads the target's values."""
     if not is_index(logits, target):
         return
-    classes, ignore_index = logits.shape[-1], rest[9]
+    classes = logits.shape[-1]
     bad = (target < 0) | (target > classes)
     if ignore_index is not None:
         bad &= target != ignore_index

@@ -35,7 +35,7 @@ class implementation(TorchDispatchMode):
             return function(*args, **(kwargs or {}))
         with torch.no_grad():
             result = op.implementations[self.language](*args)
-        return result if isinstance(result, torch.Tensor) else _unpack(result)
+        return _unpack(result) if isinstance(result, (tuple, list)) else result
 
 
 class _Capture(TorchDispatchMode):

@@ -1,5 +1,6 @@
 """What the wheel and the sdist hold, and that what is installed from them works."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from sources import keep_one_stem, require_compiler
+
+from fastloss._library import UNAVAILABLE
 
 SHOW = "import fastloss, fastloss._library as l; print(fastloss.__file__, l.UNAVAILABLE)"
 RUN_CPU = """
@@ -25,6 +28,13 @@ def installed(compiled_wheel: Path, tmp_path: Path) -> Path:
     argv = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target"]
     subprocess.run([*argv, str(target), str(compiled_wheel)], check=True, capture_output=True)
     return target
+
+
+def test_these_tests_run_the_binary_where_it_can_be_built():
+    if os.environ.get("FASTLOSS_CPP") == "0":
+        pytest.skip("FASTLOSS_CPP=0 leaves the binary out")
+    require_compiler()
+    assert "cpp" not in UNAVAILABLE
 
 
 def test_wheel_holds_the_package_and_nothing_else(compiled_wheel):

@@ -1,3 +1,3 @@
 """Triton kernels, one file per stem; importing this registers them for CUDA tensors."""
 
-from . import box_loss, regression_loss, sigmoid_focal  # noqa: F401
+from . import box_loss, regression_loss, scale, sigmoid_focal  # noqa: F401

@@ -159,14 +159,23 @@ def reduce(
     r: Reduction, like: Tensor, widen: bool, shape: Sequence[int], run: Callable[[Tensor], None]
 ) -> Tensor:
     """`run(out)` writes the weighted losses, or their sum per program, into `out`; finish the rest."""
-    dtype = result_dtype(like, widen)
     if r.none:
-        out = like.new_empty(shape, dtype=dtype)
+        out = like.new_empty(shape, dtype=result_dtype(like, widen))
         run(out)
         return out
-    partial = like.new_empty(r.programs, dtype=compute_dtype(like))
+    partial = partial_sums(r, like)
     run(partial)
-    result = like.new_empty((), dtype=dtype)
+    return finish(r, like, widen, partial)
+
+
+def partial_sums(r: Reduction, like: Tensor) -> Tensor:
+    """Room for the sum of each program."""
+    return like.new_empty(r.programs, dtype=compute_dtype(like))
+
+
+def finish(r: Reduction, like: Tensor, widen: bool, partial: Tensor) -> Tensor:
+    """The reduced loss from the partial sums."""
+    result = like.new_empty((), dtype=result_dtype(like, widen))
     launch(
         finish_sum, 1, partial, result, r.avg_factor, r.divisor, r.programs,
         HAS_AVG_FACTOR=r.has_avg_factor, DTYPE=language_dtype(like), BLOCK=BLOCK,
@@ -193,10 +202,13 @@ def load_incoming(
     grad, g_columns, g_row, g_column, avg_factor, divisor, i, m,
     G_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """d result / d weighted loss for the elements i."""
+    """d result / d weighted loss for the elements i; G_MODE 0 stands for an incoming gradient of 1."""
     if NONE:
         return load_operand(grad, g_columns, g_row, g_column, i, m, G_MODE).to(DTYPE)
-    return tl.load(grad).to(DTYPE) / load_divisor(avg_factor, divisor, HAS_AVG_FACTOR, DTYPE)
+    total = load_divisor(avg_factor, divisor, HAS_AVG_FACTOR, DTYPE)
+    if G_MODE == 0:
+        return 1.0 / total
+    return tl.load(grad).to(DTYPE) / total
 
 
 def gradients_like(needs: int, *inputs: Tensor | None) -> tuple[Tensor, ...]:

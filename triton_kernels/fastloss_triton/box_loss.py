@@ -184,9 +184,10 @@ def box_loss_bwd(
     avg_factor, divisor,
     g_pred, g_target,  # (n, 4) if wanted
     g_weight,  # (n) if wanted
+    partial,  # (programs), the sum of weighted losses, if LOSS
     n,
     EPS: tl.constexpr, UNION_EPS: tl.constexpr, KIND: tl.constexpr, MODE: tl.constexpr,
-    NEEDS: tl.constexpr, G_MODE: tl.constexpr, W_MODE: tl.constexpr, NONE: tl.constexpr,
+    NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr, W_MODE: tl.constexpr, NONE: tl.constexpr,
     HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -205,6 +206,10 @@ def box_loss_bwd(
     )  # fmt: skip
     if NEEDS & 4:
         tl.store(g_weight + i, (k * (loss + poison)).to(g_weight.dtype.element_ty), mask=m)
+    if LOSS:
+        store_loss(
+            partial, loss + poison, i, m, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE
+        )
     if W_MODE != 0:
         k *= load_operand(weight, w_columns, w_row, w_column, i, m, W_MODE).to(DTYPE)
     k = k * s + poison
@@ -257,6 +262,17 @@ def forward(
         return common.reduce(r, pred, widen, pred.shape[:-1], run)
 
 
+def _backward(r, grad, pred, target, kind, mode, eps, union_eps, gradients, partial, needs):
+    incoming = common.operand(grad, pred)
+    common.launch(
+        box_loss_bwd, r.programs, *incoming.arguments(), pred.contiguous(), target.contiguous(),
+        *r.weight.arguments(), r.avg_factor, r.divisor, *gradients, partial, r.count, EPS=eps,
+        UNION_EPS=union_eps, KIND=KINDS[kind], MODE=MODES[mode], NEEDS=needs, LOSS=grad is None,
+        G_MODE=incoming.mode, W_MODE=r.weight.mode, NONE=r.none, HAS_AVG_FACTOR=r.has_avg_factor,
+        DTYPE=common.language_dtype(pred), BLOCK=common.BLOCK,
+    )  # fmt: skip
+
+
 def backward(
     grad: Tensor, pred: Tensor, target: Tensor, weight: Tensor | None, avg_factor: Tensor | None,
     kind: str, mode: str, eps: float, union_eps: float, divisor: float | None, reduction: str,
@@ -264,19 +280,24 @@ def backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     n = pred.numel() // 4
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
-    incoming = common.operand(grad, grad)
     gradients = common.gradients_like(needs, pred, target, weight)
     with torch.cuda.device_of(pred):
-        common.launch(
-            box_loss_bwd, r.programs, *incoming.arguments(), pred.contiguous(),
-            target.contiguous(), *r.weight.arguments(), r.avg_factor, r.divisor, *gradients, n,
-            EPS=eps, UNION_EPS=union_eps, KIND=KINDS[kind], MODE=MODES[mode], NEEDS=needs,
-            G_MODE=incoming.mode, W_MODE=r.weight.mode, NONE=r.none,
-            HAS_AVG_FACTOR=r.has_avg_factor, DTYPE=common.language_dtype(pred),
-            BLOCK=common.BLOCK,
-        )  # fmt: skip
+        _backward(r, grad, pred, target, kind, mode, eps, union_eps, gradients, pred, needs)
     return gradients
+
+
+def with_gradient(
+    pred: Tensor, target: Tensor, weight: Tensor | None, avg_factor: Tensor | None, kind: str,
+    mode: str, eps: float, union_eps: float, divisor: float | None, reduction: str, widen: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    n = pred.numel() // 4
+    r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
+    gradients, partial = common.gradients_like(1, pred, target, weight), common.partial_sums(r, pred)
+    with torch.cuda.device_of(pred):
+        _backward(r, None, pred, target, kind, mode, eps, union_eps, gradients, partial, 1)
+        return common.finish(r, pred, widen, partial), gradients[0]
 
 
 implement("box_loss", "triton", forward)
 implement("box_loss_backward", "triton", backward)
+implement("box_loss_with_gradient", "triton", with_gradient)

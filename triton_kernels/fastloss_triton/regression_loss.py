@@ -58,8 +58,9 @@ def regression_loss_bwd(
     weight, w_columns, w_row, w_column,
     avg_factor, divisor,
     g_pred, g_target, g_weight,  # (n) each, if wanted
+    partial,  # (programs), the sum of weighted losses, if LOSS
     n,
-    BETA: tl.constexpr, KIND: tl.constexpr, NEEDS: tl.constexpr, G_MODE: tl.constexpr,
+    BETA: tl.constexpr, KIND: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr,
     W_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -73,6 +74,9 @@ def regression_loss_bwd(
     )  # fmt: skip
     if NEEDS & 4:
         tl.store(g_weight + i, (g * _value(d, BETA, KIND)).to(g_weight.dtype.element_ty), mask=m)
+    if LOSS:
+        loss = _value(d, BETA, KIND)
+        store_loss(partial, loss, i, m, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE)
     if W_MODE != 0:
         g *= load_operand(weight, w_columns, w_row, w_column, i, m, W_MODE).to(DTYPE)
     slope = g * _derivative(d, BETA, KIND)
@@ -101,24 +105,41 @@ def forward(
         return common.reduce(r, pred, widen, pred.shape, run)
 
 
+def _backward(r, grad, pred, target, kind, beta, gradients, partial, needs):
+    incoming = common.operand(grad, pred)
+    common.launch(
+        regression_loss_bwd, r.programs, *incoming.arguments(), pred.contiguous(),
+        target.contiguous(), *r.weight.arguments(), r.avg_factor, r.divisor, *gradients, partial,
+        r.count, BETA=beta, KIND=KINDS[kind], NEEDS=needs, LOSS=grad is None, G_MODE=incoming.mode,
+        W_MODE=r.weight.mode, NONE=r.none, HAS_AVG_FACTOR=r.has_avg_factor,
+        DTYPE=common.language_dtype(pred), BLOCK=common.BLOCK,
+    )  # fmt: skip
+
+
 def backward(
     grad: Tensor, pred: Tensor, target: Tensor, weight: Tensor | None, avg_factor: Tensor | None,
     kind: str, beta: float, divisor: float | None, reduction: str, widen: bool, needs: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     n = pred.numel()
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
-    incoming = common.operand(grad, grad)
     gradients = common.gradients_like(needs, pred, target, weight)
     with torch.cuda.device_of(pred):
-        common.launch(
-            regression_loss_bwd, r.programs, *incoming.arguments(), pred.contiguous(),
-            target.contiguous(), *r.weight.arguments(), r.avg_factor, r.divisor, *gradients, n,
-            BETA=beta, KIND=KINDS[kind], NEEDS=needs, G_MODE=incoming.mode, W_MODE=r.weight.mode,
-            NONE=r.none, HAS_AVG_FACTOR=r.has_avg_factor, DTYPE=common.language_dtype(pred),
-            BLOCK=common.BLOCK,
-        )  # fmt: skip
+        _backward(r, grad, pred, target, kind, beta, gradients, pred, needs)
     return gradients
+
+
+def with_gradient(
+    pred: Tensor, target: Tensor, weight: Tensor | None, avg_factor: Tensor | None, kind: str,
+    beta: float, divisor: float | None, reduction: str, widen: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    n = pred.numel()
+    r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
+    gradients, partial = common.gradients_like(1, pred, target, weight), common.partial_sums(r, pred)
+    with torch.cuda.device_of(pred):
+        _backward(r, None, pred, target, kind, beta, gradients, partial, 1)
+        return common.finish(r, pred, widen, partial), gradients[0]
 
 
 implement("regression_loss", "triton", forward)
 implement("regression_loss_backward", "triton", backward)
+implement("regression_loss_with_gradient", "triton", with_gradient)

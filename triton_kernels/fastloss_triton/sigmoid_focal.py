@@ -177,10 +177,11 @@ def sigmoid_focal_bwd(
     g_logits, g_target,  # (n) if wanted
     g_score,  # (rows) if wanted
     g_weight,  # (n) if wanted
+    partial,  # (programs), the sum of weighted losses, if LOSS
     ignore_index, n,
     ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
     KIND: tl.constexpr, ACTIVATED: tl.constexpr, CLASSES: tl.constexpr, INDEX: tl.constexpr,
-    SCORE: tl.constexpr, WEIGHTED: tl.constexpr, NEEDS: tl.constexpr, G_MODE: tl.constexpr,
+    SCORE: tl.constexpr, WEIGHTED: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr,
     W_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -196,6 +197,8 @@ def sigmoid_focal_bwd(
     )  # fmt: skip
     if NEEDS & 8:
         tl.store(g_weight + i, (g * loss).to(g_weight.dtype.element_ty), mask=m)
+    if LOSS:
+        store_loss(partial, loss, i, m, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE)
     if W_MODE != 0:
         g *= load_operand(weight, w_columns, w_row, w_column, i, m, W_MODE).to(DTYPE)
     if NEEDS & 1:
@@ -257,6 +260,17 @@ def forward(
         return common.reduce(r, logits, widen, logits.shape, run)
 
 
+def _backward(r, grad, gradients, partial, needs, arguments):
+    tensors, ignored, constants = _arguments(*arguments)
+    incoming = common.operand(grad, arguments[0])
+    common.launch(
+        sigmoid_focal_bwd, r.programs, *incoming.arguments(), *tensors, *r.weight.arguments(),
+        r.avg_factor, r.divisor, *gradients, partial, ignored, r.count, NEEDS=needs,
+        LOSS=grad is None, G_MODE=incoming.mode, W_MODE=r.weight.mode, NONE=r.none,
+        HAS_AVG_FACTOR=r.has_avg_factor, **constants,
+    )  # fmt: skip
+
+
 def backward(
     grad: Tensor, logits: Tensor, target: Tensor, score: Tensor | None,
     class_weight: Tensor | None, weight: Tensor | None, avg_factor: Tensor | None, kind: str,
@@ -264,21 +278,34 @@ def backward(
     ignore_index: int | None, divisor: float | None, reduction: str, widen: bool, needs: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     r = _reduction(logits, weight, avg_factor, kind, divisor, reduction)
-    tensors, ignored, constants = _arguments(
+    gradients = common.gradients_like(needs, logits, target, score, weight)
+    arguments = (
         logits, target, score, class_weight, kind, activated, alpha, gamma, pos_weight, neg_weight,
         ignore_index,
     )  # fmt: skip
-    incoming = common.operand(grad, grad)
-    gradients = common.gradients_like(needs, logits, target, score, weight)
     with torch.cuda.device_of(logits):
-        common.launch(
-            sigmoid_focal_bwd, r.programs, *incoming.arguments(), *tensors, *r.weight.arguments(),
-            r.avg_factor, r.divisor, *gradients, ignored, r.count, NEEDS=needs,
-            G_MODE=incoming.mode, W_MODE=r.weight.mode, NONE=r.none,
-            HAS_AVG_FACTOR=r.has_avg_factor, **constants,
-        )  # fmt: skip
+        _backward(r, grad, gradients, logits, needs, arguments)
     return gradients
+
+
+def with_gradient(
+    logits: Tensor, target: Tensor, score: Tensor | None, class_weight: Tensor | None,
+    weight: Tensor | None, avg_factor: Tensor | None, kind: str, activated: bool, alpha: float,
+    gamma: float, pos_weight: float, neg_weight: float, ignore_index: int | None,
+    divisor: float | None, reduction: str, widen: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    r = _reduction(logits, weight, avg_factor, kind, divisor, reduction)
+    gradients = common.gradients_like(1, logits, target, score, weight)
+    partial = common.partial_sums(r, logits)
+    arguments = (
+        logits, target, score, class_weight, kind, activated, alpha, gamma, pos_weight, neg_weight,
+        ignore_index,
+    )  # fmt: skip
+    with torch.cuda.device_of(logits):
+        _backward(r, None, gradients, partial, 1, arguments)
+        return common.finish(r, logits, widen, partial), gradients[0]
 
 
 implement("sigmoid_focal", "triton", forward)
 implement("sigmoid_focal_backward", "triton", backward)
+implement("sigmoid_focal_with_gradient", "triton", with_gradient)

@@ -63,9 +63,13 @@ class Sample:
 
         return {name: pick(name, value) for name, value in self.inputs.items()}
 
-    def run(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Value and the gradients to all leaves; an unreduced loss is met with a fixed gradient."""
+    def run(self, only_first: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """Value and the gradients to all leaves, or to the first alone, which may take another path.
+
+        The incoming gradient is fixed, see `incoming`.
+        """
         leaves = {name: x.detach().requires_grad_() for name, x in self.leaves().items()}
+        leaves = dict(list(leaves.items())[:1]) if only_first else leaves
         value = self(self.bind(leaves))
         gradients = torch.autograd.grad(value, list(leaves.values()), incoming(value))
         return value.detach(), dict(zip(leaves, gradients))

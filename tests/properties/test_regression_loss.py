@@ -1,0 +1,67 @@
+"""Properties of the element-wise regression losses."""
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from strategies import assert_like_reference, dtypes, layouts, rows, seeds, shapes, tensor
+
+import fastloss.functional as F
+from fastloss.testing import Sample
+
+KINDS = ("l1", "smooth_l1", "mse")
+values = rows(st.floats(-1e6, 1e6), 4)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def loss(pred, target, kind, **options):
+    return F.regression_loss(pred, target, kind=kind, reduction="none", **options)
+
+
+def gradients(pred, target, kind):
+    pred, target = pred.clone().requires_grad_(), target.clone().requires_grad_()
+    return torch.autograd.grad(loss(pred, target, kind).sum(), (pred, target))
+
+
+@given(values, st.floats(1e-12, 1e3))
+def test_smooth_l1_is_l1_up_to_half_beta(x, beta):
+    l1 = loss(x, torch.zeros_like(x), "l1")
+    smooth = loss(x, torch.zeros_like(x), "smooth_l1", beta=beta)
+    assert torch.all((0 <= smooth) & (smooth <= l1)) and torch.all(l1 - smooth <= beta / 2 * 1.001)
+
+
+@each_kind
+@given(x=values, middle=st.floats(0, 1))
+def test_convex_non_negative_and_zero_at_the_target(kind, x, middle):
+    target = x.flip(0)
+    a, b = loss(x, target, kind), loss(-x, target, kind)
+    between = loss(middle * x - (1 - middle) * x, target, kind)
+    assert torch.all(between <= (middle * a + (1 - middle) * b) * (1 + 1e-12) + 1e-12)
+    assert torch.all(a >= 0) and not loss(x, x, kind).any()
+
+
+@each_kind
+@given(x=values)
+def test_symmetric_with_opposite_gradients(kind, x):
+    target = x.flip(1)
+    assert torch.equal(loss(x, target, kind), loss(target, x, kind))
+    to_pred, to_target = gradients(x, target, kind)
+    assert torch.equal(to_pred, -to_target)
+    assert torch.equal(gradients(target, x, kind)[0], to_target)
+
+
+@each_kind
+@given(x=rows(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e19, max_value=1e19), 3))
+def test_finite_for_finite_input(kind, x):
+    x = x.float()
+    assert loss(x, -x / 2, kind).isfinite().all() or kind == "mse"
+    assert all(g.isfinite().all() for g in gradients(x, -x / 2, kind))
+
+
+@each_kind
+@given(seeds, shapes, dtypes, layouts, st.sampled_from(("none", "mean", "sum")), st.booleans())
+def test_equals_reference(kind, seed, shape, dtype, layout, reduction, weighted):
+    x, target, weight = tensor(seed, 3, *shape)
+    inputs = {"pred": x, "target": target, "weight": weight.abs() if weighted else None}
+    sample = Sample("random", F.regression_loss, inputs, {"kind": kind, "reduction": reduction})
+    assert_like_reference(sample, dtype, layout)

@@ -1,0 +1,179 @@
+"""Bad input raises an error that names the argument, what was expected and what was given."""
+
+import re
+
+import pytest
+import torch
+
+import fastloss
+import fastloss.functional as F
+
+BOXES = torch.tensor([0.0, 0.0, 2.0, 1.0]).repeat(5, 1)  # (5, 4)
+X = torch.full((5, 3), 0.5)
+INDEX = torch.tensor([0, 1, 2, 3, 0])  # 3 is background
+SCORE = torch.full((5,), 0.5)
+
+# function -> good arguments and the shape of the unreduced loss
+CALLS = {
+    F.box_loss: ({"pred": BOXES, "target": BOXES}, (5,)),
+    F.regression_loss: ({"pred": X, "target": X}, (5, 3)),
+    F.sigmoid_focal_loss: ({"logits": X, "target": INDEX}, (5, 3)),
+    F.quality_focal_loss: ({"logits": X, "target": (INDEX, SCORE)}, (5,)),
+    F.varifocal_loss: ({"logits": X, "target": X}, (5, 3)),
+    F.gaussian_focal_loss: ({"probs": X, "target": X}, (5, 3)),
+    F.binary_cross_entropy: ({"logits": X, "target": INDEX}, (5, 3)),
+}
+BACKGROUND = r"in \[0, 3\], 3 meaning background"
+
+
+def _every_function():
+    """(function, arguments, error, message) of what all functions check."""
+    for function, (good, shape) in CALLS.items():
+        first = next(iter(good))
+        like = f"on the device of {first}, cpu, got meta"
+        unreduced = re.escape(f"weight must broadcast to the unreduced loss of shape {shape}, got ")
+        table = [
+            ({first: None}, TypeError, f"{first} must be a tensor, got NoneType"),
+            ({first: good[first].long()}, TypeError, f"{first} must be float16, .*, got torch.int64"),
+            ({first: good[first].cfloat()}, TypeError, f"{first} must be .*, got torch.complex64"),
+            ({"target": 1.0}, TypeError, "target must be a tensor, got float"),
+            ({"target": good[first].to("meta")}, ValueError, f"target must be {like}"),
+            ({"target": good[first].cfloat()}, TypeError, r"target must be .*, got torch\.complex64"),
+            ({"target": good[first][:4]}, ValueError, r"target must have the shape of \w+, \(5, "),
+            ({"weight": [1.0] * 5}, TypeError, "weight must be a tensor, got list"),
+            ({"weight": torch.ones(5, device="meta")}, ValueError, f"weight must be {like}"),
+            ({"weight": torch.ones(()).cfloat()}, TypeError, "weight must be real, got torch.complex64"),
+            ({"weight": torch.ones(4)}, ValueError, unreduced + r"\(4,\)"),
+            ({"weight": torch.ones(1, *shape)}, ValueError, unreduced + r"\(1, 5"),
+            ({"weight": torch.ones(2, *shape)}, ValueError, unreduced + r"\(2, 5"),
+            ({"reduction": "avg"}, ValueError, "reduction must be one of 'none', 'mean', 'sum', got 'avg'"),
+            ({"reduction": None}, ValueError, "reduction must be one of .*, got None"),
+            ({"avg_factor": 2, "reduction": "sum"}, ValueError, 'avg_factor needs .*, got "sum"'),
+            ({"avg_factor": -1.0}, ValueError, "avg_factor must be >= 0, got -1.0"),
+            ({"avg_factor": float("nan")}, ValueError, "avg_factor must be finite, got nan"),
+            ({"avg_factor": "5"}, TypeError, "avg_factor must be a number, got str"),
+            ({"avg_factor": torch.ones(2)}, ValueError, r"avg_factor must have one element, got shape \(2,\)"),
+            ({"avg_factor": torch.ones((), requires_grad=True)}, ValueError, "avg_factor has no gradient"),
+            ({"avg_factor": torch.ones((), device="meta")}, ValueError, f"avg_factor must be {like}"),
+            ({"avg_factor": torch.ones(()).cfloat()}, TypeError, "avg_factor must be real, got torch.complex64"),
+        ]  # fmt: skip
+        for changes, error, message in table:
+            yield function, {"reduction": "mean", **changes}, error, message
+
+
+def _numbers():
+    """Parameters that are numbers, with the condition they must meet ("" if finite is enough)."""
+    for function, name, condition, bad in (
+        (F.box_loss, "eps", ">= 0", -1e-9),
+        (F.box_loss, "union_eps", ">= 0", -1e-9),
+        (F.regression_loss, "beta", "> 0", 0),
+        (F.sigmoid_focal_loss, "alpha", "", None),
+        (F.sigmoid_focal_loss, "gamma", ">= 0", -0.5),
+        (F.quality_focal_loss, "beta", ">= 0", -0.5),
+        (F.varifocal_loss, "alpha", ">= 0", -0.5),
+        (F.varifocal_loss, "gamma", ">= 0", -0.5),
+        (F.gaussian_focal_loss, "alpha", ">= 0", -0.5),
+        (F.gaussian_focal_loss, "gamma", ">= 0", -0.5),
+        (F.gaussian_focal_loss, "pos_weight", ">= 0", -0.5),
+        (F.gaussian_focal_loss, "neg_weight", ">= 0", -0.5),
+    ):
+        for value in (float("nan"), float("inf"), -float("inf"), 10**400):
+            yield function, {name: value}, ValueError, f"{name} must be finite, got {value}"
+        for value, kind in ((None, "NoneType"), ("1", "str"), (torch.ones(()), "Tensor")):
+            if not (name == "union_eps" and value is None):
+                yield function, {name: value}, TypeError, f"{name} must be a number, got {kind}"
+        if condition:
+            yield function, {name: bad}, ValueError, f"{name} must be {condition}, got {float(bad)}"
+
+
+def _flags():
+    for function, name in (
+        (F.sigmoid_focal_loss, "activated"),
+        (F.quality_focal_loss, "activated"),
+        (F.varifocal_loss, "iou_weighted"),
+        (F.binary_cross_entropy, "avg_non_ignore"),
+    ):
+        yield function, {name: "yes"}, TypeError, f"{name} must be True or False, got str"
+
+
+def _class_indices():
+    for function, options in (
+        (F.sigmoid_focal_loss, {}),
+        (F.quality_focal_loss, {}),
+        (F.varifocal_loss, {}),
+        (F.gaussian_focal_loss, {}),
+        (F.binary_cross_entropy, {"ignore_index": 255}),
+    ):
+        for dtype in (torch.float32, torch.bool):
+            message = f"target class indices must be integers, got {dtype}"
+            yield function, {"target": INDEX.to(dtype), **options}, TypeError, message
+        for bad in (4, -1, -100):
+            target = torch.tensor([0, 3, bad, 1, -7])
+            message = f"target must .* {BACKGROUND}; got {bad} at index 2"
+            yield function, {"target": target, **options}, IndexError, message
+        either = r"shape of \w+, \(5, 3\), or hold class indices of shape \(5,\), got \(4,\)"
+        yield function, {"target": INDEX[:4], **options}, ValueError, either
+
+
+SPECIAL = [
+    (F.box_loss, {"kind": "eiou"}, ValueError, "kind must be one of 'iou', 'giou', 'diou', 'ciou', got 'eiou'"),
+    (F.box_loss, {"kind": None}, ValueError, "kind must be one of .*, got None"),
+    (F.box_loss, {"kind": "iou", "mode": "exp"}, ValueError, "mode must be one of .*'log', got 'exp'"),
+    (F.box_loss, {"kind": "giou", "mode": "log"}, ValueError, "mode must be one of 'linear', got 'log'"),
+    (F.box_loss, {"pred": BOXES[:, :3]}, ValueError, r"pred must have shape \(\*, 4\), got \(5, 3\)"),
+    (F.box_loss, {"pred": torch.ones(())}, ValueError, r"pred must have shape \(\*, 4\), got \(\)"),
+    (F.box_loss, {"target": BOXES.mT}, ValueError, r"target must have shape \(\*, 4\), got \(4, 5\)"),
+    (F.box_loss, {"target": BOXES[:1]}, ValueError, r"target .* of pred, \(5, 4\), got \(1, 4\)"),
+    (F.box_loss, {"target": BOXES.long()}, TypeError, "target must be float16, .*, got torch.int64"),
+    (F.regression_loss, {"kind": "l2"}, ValueError, "kind must be one of 'l1', 'smooth_l1', 'mse', got 'l2'"),
+    (F.regression_loss, {"target": X[:1]}, ValueError, r"target .* of pred, \(5, 3\), got \(1, 3\)"),
+    (F.regression_loss, {"target": X.long()}, TypeError, "target must be float16, .*, got torch.int64"),
+    (F.quality_focal_loss, {"logits": torch.ones(())}, ValueError, r"logits must have shape \(\*, C\), got \(\)"),
+    (F.quality_focal_loss, {"target": (INDEX, SCORE, SCORE)}, ValueError, r"target must be \(labels, scores\), got 3"),
+    (F.quality_focal_loss, {"target": (1, SCORE)}, TypeError, r"target\[0\] must be a tensor, got int"),
+    (F.quality_focal_loss, {"target": (INDEX, 1)}, TypeError, r"target\[1\] must be a tensor, got int"),
+    (F.quality_focal_loss, {"target": (INDEX, INDEX)}, TypeError, r"target\[1\] must be float16.* got torch.int64"),
+    (F.quality_focal_loss, {"target": (SCORE, SCORE)}, TypeError, "class indices must be integers, got torch.float32"),
+    (F.quality_focal_loss, {"target": (INDEX[:4], SCORE)}, ValueError, r"target\[0\] .* shape \(5,\), got \(4,\)"),
+    (F.quality_focal_loss, {"target": (INDEX, SCORE[:4])}, ValueError, r"target\[1\] .*, \(5,\), got \(4,\)"),
+    (F.quality_focal_loss, {"target": (INDEX, SCORE.to("meta"))}, ValueError, r"target\[1\] .* cpu, got meta"),
+    (F.quality_focal_loss, {"target": (INDEX + 4, SCORE)}, IndexError, f"{BACKGROUND}; got 4 at index 0"),
+    (F.binary_cross_entropy, {"class_weight": torch.ones(4)}, ValueError, r"class_weight .* \(3,\), got \(4,\)"),
+    (F.binary_cross_entropy, {"class_weight": [1.0, 2.0]}, ValueError, r"class_weight .* \(3,\), got \(2,\)"),
+    (F.binary_cross_entropy, {"class_weight": 2.0}, TypeError, "class_weight must be a tensor or numbers, got float"),
+    (F.binary_cross_entropy, {"class_weight": [1, 2, "3"]}, TypeError, r"class_weight\[2\] must be a number, got str"),
+    (F.binary_cross_entropy, {"class_weight": torch.ones(3).long()}, TypeError, "class_weight must be float16.*int64"),
+    (F.binary_cross_entropy, {"class_weight": torch.ones(3, device="meta")}, ValueError, "class_weight .* got meta"),
+    (F.binary_cross_entropy, {"class_weight": torch.ones(3).requires_grad_()}, ValueError, "class_weight has no grad"),
+    (F.binary_cross_entropy, {"ignore_index": 255.0}, TypeError, "ignore_index must be an integer or None, got float"),
+]  # fmt: skip
+
+CASES = [*_every_function(), *_numbers(), *_flags(), *_class_indices(), *SPECIAL]
+
+
+@pytest.mark.parametrize("function", CALLS, ids=lambda f: f.__name__)
+def test_the_unspoiled_calls_are_right(function):
+    good, shape = CALLS[function]
+    assert function(**good, reduction="none").shape == shape
+
+
+@pytest.mark.parametrize(
+    "function,changes,error,message",
+    CASES,
+    ids=[f"{f.__name__}-{'-'.join(changes)}" for f, changes, _, _ in CASES],
+)
+def test_error(function, changes, error, message):
+    with pytest.raises(error, match=message):
+        function(**{**CALLS[function][0], **changes})
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="backend must be one of .*, got 'fast'"):
+        with fastloss.backend("fast"):
+            pass
+
+
+@pytest.mark.parametrize("backend", ("auto", "reference"))
+def test_class_index_out_of_range_in_either_backend(backend):
+    with fastloss.backend(backend), pytest.raises(IndexError, match=f"{BACKGROUND}; got 9 at index 4"):
+        F.sigmoid_focal_loss(X, torch.tensor([0, 1, 2, 3, 9]))

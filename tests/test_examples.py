@@ -1,0 +1,135 @@
+"""The example trains, prints and draws; its data are checked before they are used."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+tifffile = pytest.importorskip("tifffile", reason="the example needs fastloss[examples]")
+pytest.importorskip("matplotlib", reason="the example needs fastloss[examples]")
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch):
+    """The example's modules, imported as the script imports them."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import train_detector
+
+    yield train_detector
+    for name in [n for n in sys.modules if n.split(".")[0] in ("train_detector", "detector")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A folder with a small picture of bright discs and its mask, named as the real ones."""
+    rows, columns = np.mgrid[:128, :192]
+    mask = np.zeros(rows.shape, dtype=np.uint16)
+    for index, (y, x) in enumerate(((y, x) for y in (20, 60, 100) for x in range(16, 192, 32)), 1):
+        mask[(rows - y) ** 2 + (columns - x) ** 2 < 100] = index
+    noise = np.random.default_rng(0).integers(0, 20, mask.shape)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    tifffile.imwrite(folder / "img2d.tif", (noise + 100 * (mask > 0)).astype(np.uint16))
+    tifffile.imwrite(folder / "mask2d.tif", mask)
+    return folder
+
+
+def test_script_ends_with_table_and_pictures(picture: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    command = [sys.executable, str(EXAMPLES / "train_detector.py"), "--seeds=1", "--steps=3"]
+    command += [f"--data={picture}", f"--output={output}", "--no-bench"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("held-out F1@0.5", "share of the loss", "largest difference", "fastloss on cpu:"):
+        assert text in done.stdout
+    for name in ("predictions.png", "losses.png"):
+        assert (output / name).read_bytes().startswith(PNG)
+
+
+def test_output_without_rich(example, picture: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("detector.show.rich", None)
+    threads = torch.get_num_threads()
+    try:
+        arguments = ["--seeds=1", "--steps=2", f"--data={picture}", f"--output={tmp_path}"]
+        assert example.main([*arguments, "--no-bench"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "seed 0 2/2" in printed
+    assert "largest difference of the loss curves" in printed
+
+
+def test_both_variants_compute_the_same_loss(example, picture: Path) -> None:
+    train_part, _ = example.load(picture)
+    (images, target), *_ = example.batches(train_part, 1, 2, 0, torch.device("cpu"))
+    torch.manual_seed(0)
+    outputs = [output.detach() for output in example.Detector()(images)]
+    results = []
+    for losses in example.VARIANTS.values():
+        leaves = [output.clone().requires_grad_() for output in outputs]
+        loss = losses(*leaves, target)
+        loss.backward()
+        results.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain)
+
+
+def test_targets_are_the_boxes_of_the_mask(example, picture: Path) -> None:
+    from detector.data import BACKGROUND, boxes_of
+
+    train_part, held_out = example.load(picture)
+    assert train_part.image.shape == (128, 144) and held_out.image.shape == (128, 48)
+    assert boxes_of(np.pad(np.full((7, 9), 5), ((2, 3), (4, 1)))).tolist() == [[4, 2, 13, 9]]
+    _, target = example.batches(train_part, 1, 2, 0, torch.device("cpu"))[0]
+    inside = target.weights > 0
+    assert inside.any() and target.count == inside.sum()
+    assert torch.equal(inside, target.labels != BACKGROUND)
+    assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()
+
+
+def test_f1_counts_each_nucleus_once(example) -> None:
+    from detector.evaluate import _iou, _match
+
+    truth = np.float32([[0, 0, 10, 10], [20, 0, 30, 10]])
+    found = np.float32([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 12], [50, 50, 60, 60]])
+    hits, matched = _match(_iou(found, truth))
+    assert hits.tolist() == [True, False, True, False]
+    assert matched.tolist() == [True, True]
+
+
+def test_damaged_download_is_refused(example, tmp_path: Path) -> None:
+    from detector.download import DataError, unpack
+
+    wheel = tmp_path / "stardist.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("stardist/data/images/img2d.tif", b"not the picture")
+        archive.writestr("stardist/data/images/mask2d.tif", b"not the mask")
+    with pytest.raises(DataError, match="has sha256 [0-9a-f]{64}, expected 2316c0"):
+        unpack(wheel, tmp_path)
+    assert not (tmp_path / "img2d.tif").exists()
+
+
+def test_impossible_download_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    # pip without an index and without links of its own finds nothing, network or not.
+    environment = {**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+    environment.pop("PIP_FIND_LINKS", None)
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "train_detector.py"), f"--data={folder}"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 1
+    assert "cannot download stardist==0.9.2" in done.stderr
+    assert f"put img2d.tif and mask2d.tif into {folder}" in done.stderr
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,99 @@
+"""The native modules are their functions with the options as attributes."""
+
+import copy
+import inspect
+import io
+
+import pytest
+import torch
+
+import fastloss
+import fastloss.functional as F
+from fastloss import losses
+
+INDEX = torch.tensor([0, 1, 2, 3, 0])
+
+# module -> function, options, arguments
+MODULES = {
+    losses.BoxLoss: (F.box_loss, {"kind": "iou", "mode": "log", "eps": 1e-4, "union_eps": 1e-2}),
+    losses.RegressionLoss: (F.regression_loss, {"kind": "smooth_l1", "beta": 0.3}),
+    losses.SigmoidFocalLoss: (F.sigmoid_focal_loss, {"alpha": 0.4, "gamma": 1.5, "activated": True}),
+    losses.QualityFocalLoss: (F.quality_focal_loss, {"beta": 1.5, "activated": True}),
+    losses.VarifocalLoss: (F.varifocal_loss, {"alpha": 0.4, "gamma": 1.5, "iou_weighted": False}),
+    losses.GaussianFocalLoss: (
+        F.gaussian_focal_loss,
+        {"alpha": 1.5, "gamma": 3.0, "pos_weight": 2.0, "neg_weight": 0.5},
+    ),
+    losses.BinaryCrossEntropyLoss: (
+        F.binary_cross_entropy,
+        {"class_weight": [1.0, 2.0, 3.0], "ignore_index": 2, "avg_non_ignore": True},
+    ),
+}
+
+
+def arguments(module: type) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    if module is losses.BoxLoss:
+        boxes = torch.rand(2, 5, 4, generator=g) + torch.tensor([0, 0, 1, 1])
+        return boxes[0], boxes[1]
+    x = torch.rand(5, 3, generator=g)
+    dense = module in (losses.RegressionLoss, losses.GaussianFocalLoss)
+    return x, torch.rand(5, 3, generator=g) if dense else INDEX
+
+
+each = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+
+
+def test_every_function_has_its_module():
+    assert {function.__name__ for function, _ in MODULES.values()} == set(F.__all__)
+    assert {module.__name__ for module in MODULES} == set(losses.__all__)
+    assert all(getattr(fastloss, name) is getattr(losses, name) for name in losses.__all__)
+
+
+@each
+def test_parameters_are_those_of_the_function(module):
+    """Same names and defaults; only the default reduction is "mean" everywhere."""
+    function = inspect.signature(MODULES[module][0]).parameters
+    ours = inspect.signature(module).parameters
+    assert [*ours] == [p for p in [*function][2:] if p not in ("weight", "avg_factor")]
+    for name, parameter in ours.items():
+        assert parameter.default == ("mean" if name == "reduction" else function[name].default)
+
+
+@each
+@pytest.mark.parametrize("reduction", ("none", "mean", "sum"))
+def test_value_is_that_of_the_function(module, reduction):
+    function, options = MODULES[module]
+    inputs = arguments(module)
+    loss = module(**options, reduction=reduction)
+    expected = function(*inputs, **options, reduction=reduction)
+    assert torch.equal(loss(*inputs), expected)
+    if reduction == "mean":
+        weight = torch.tensor(0.5)
+        expected = function(*inputs, **options, reduction=reduction, weight=weight, avg_factor=3.0)
+        assert torch.equal(loss(*inputs, weight, avg_factor=3.0), expected)
+
+
+@each
+def test_options_are_attributes_that_count(module):
+    function, options = MODULES[module]
+    inputs = arguments(module)
+    loss = module()
+    for name, value in options.items():
+        setattr(loss, name, value)
+    assert torch.equal(loss(*inputs), function(*inputs, **options, reduction="mean"))
+    assert all(f"{name}={value!r}" in repr(loss) for name, value in options.items())
+    assert repr(loss).startswith(f"{module.__name__}(")
+
+
+@each
+def test_copies_and_state(module):
+    _, options = MODULES[module]
+    inputs = arguments(module)
+    loss = module(**options)
+    assert not loss.state_dict() and not [*loss.parameters()] and not [*loss.buffers()]
+    file = io.BytesIO()
+    torch.save(loss, file)
+    file.seek(0)
+    for other in (copy.deepcopy(loss), torch.load(file, weights_only=False)):
+        assert repr(other) == repr(loss) and torch.equal(other(*inputs), loss(*inputs))
