@@ -51,10 +51,12 @@ def test_symmetric_with_opposite_gradients(kind, x):
 
 
 @each_kind
-@given(x=rows(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e19, max_value=1e19), 3))
+@given(x=rows(st.floats(width=32, allow_nan=False, allow_infinity=False), 3))
 def test_finite_for_finite_input(kind, x):
-    x = x.float()
-    assert loss(x, -x / 2, kind).isfinite().all() or kind == "mse"
+    """As far as the value itself fits float32."""
+    limit = 1e19 if kind == "mse" else 1e38
+    x = x.clamp(-limit, limit).float()
+    assert loss(x, -x / 2, kind).isfinite().all()
     assert all(g.isfinite().all() for g in gradients(x, -x / 2, kind))
 
 

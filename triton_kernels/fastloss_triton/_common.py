@@ -85,10 +85,15 @@ def operand(tensor: Tensor | None, absent: Tensor) -> Operand:
 
 @triton.jit
 def load_operand(tensor, columns, row_stride, column_stride, i, m, MODE: tl.constexpr):
-    """Elements i (BLOCK) of an Operand under mask m; MODE is not 0."""
+    """Elements i (BLOCK) of an Operand under mask m; MODE is not 0.
+
+    Device functions here end in one return or in if/else: Triton compiles what follows an early
+    return in a constexpr branch too.
+    """
     if MODE == 1:
-        return tl.load(tensor + i, mask=m, other=0.0)
-    at = (i // columns) * row_stride + (i % columns) * column_stride
+        at = i
+    else:
+        at = (i // columns) * row_stride + (i % columns) * column_stride
     return tl.load(tensor + at, mask=m, other=0.0)
 
 
@@ -131,8 +136,10 @@ def reduction_of(
 @triton.jit
 def load_divisor(avg_factor, divisor, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr):
     if HAS_AVG_FACTOR:
-        return tl.load(avg_factor).to(DTYPE)
-    return divisor.to(tl.float64, bitcast=True).to(DTYPE)
+        value = tl.load(avg_factor).to(DTYPE)
+    else:
+        value = divisor.to(tl.float64, bitcast=True).to(DTYPE)
+    return value
 
 
 @triton.jit(do_not_specialize=["divisor"])
@@ -204,11 +211,15 @@ def load_incoming(
 ):  # fmt: skip
     """d result / d weighted loss for the elements i; G_MODE 0 stands for an incoming gradient of 1."""
     if NONE:
-        return load_operand(grad, g_columns, g_row, g_column, i, m, G_MODE).to(DTYPE)
-    total = load_divisor(avg_factor, divisor, HAS_AVG_FACTOR, DTYPE)
-    if G_MODE == 0:
-        return 1.0 / total
-    return tl.load(grad).to(DTYPE) / total
+        g = load_operand(grad, g_columns, g_row, g_column, i, m, G_MODE).to(DTYPE)
+    else:
+        total = load_divisor(avg_factor, divisor, HAS_AVG_FACTOR, DTYPE)
+        if G_MODE == 0:
+            one = 1.0 / total
+        else:
+            one = tl.load(grad).to(DTYPE) / total
+        g = tl.zeros(i.shape, DTYPE) + one
+    return g
 
 
 def gradients_like(needs: int, *inputs: Tensor | None) -> tuple[Tensor, ...]:
@@ -237,40 +248,47 @@ def log1p_unit(e):
     """log(1 + e) for e in [0, 1] with full relative accuracy; see csrc/common/math.h."""
     if e.dtype == tl.float64:
         u = 1.0 + e
-        return tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
-    s = e / (2.0 + e)
-    z = s * s
-    y = z * (1 / 13) + 1 / 11
-    y = y * z + 1 / 9
-    y = y * z + 1 / 7
-    y = y * z + 1 / 5
-    y = y * z + 1 / 3
-    return 2.0 * (s + s * (z * y))
+        result = tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
+    else:
+        s = e / (2.0 + e)
+        z = s * s
+        y = z * (1 / 13) + 1 / 11
+        y = y * z + 1 / 9
+        y = y * z + 1 / 7
+        y = y * z + 1 / 5
+        y = y * z + 1 / 3
+        result = 2.0 * (s + s * (z * y))
+    return result
 
 
 @triton.jit
 def power(x, Y: tl.constexpr):
     """x^Y for x >= 0, with 0^0 = 1; NaN for negative x or NaN."""
     if Y == 0.0:
-        return tl.where(x == x, 1.0, x)
-    if Y == 1.0:
-        return x
-    if Y == 2.0:
-        return x * x
-    if Y == 4.0:
-        return (x * x) * (x * x)
-    value = tl.exp(Y * tl.log(tl.where(x > 0.0, x, 1.0)))
-    return tl.where(x > 0.0, value, tl.where(x == 0.0, 0.0, float("nan")))
+        value = tl.where(x == x, 1.0, x)
+    elif Y == 1.0:
+        value = x
+    elif Y == 2.0:
+        value = x * x
+    elif Y == 4.0:
+        value = (x * x) * (x * x)
+    else:
+        value = tl.exp(Y * tl.log(tl.where(x > 0.0, x, 1.0)))
+        value = tl.where(x > 0.0, value, x * float("nan"))
+        value = tl.where(x == 0.0, 0.0, value)
+    return value
 
 
 @triton.jit
 def power_slope(x, Y: tl.constexpr):
     """Derivative of x^Y, finite at 0."""
     if Y == 0.0:
-        return x * 0.0
-    if Y == 2.0:
-        return 2.0 * x
-    return Y * power(at_least(x, TINY), Y - 1.0)
+        slope = x * 0.0
+    elif Y == 2.0:
+        slope = 2.0 * x
+    else:
+        slope = Y * power(at_least(x, TINY), Y - 1.0)
+    return slope
 
 
 @triton.jit

@@ -14,22 +14,26 @@ KINDS = {"l1": 0, "smooth_l1": 1, "mse": 2}
 
 @triton.jit
 def _value(d, BETA: tl.constexpr, KIND: tl.constexpr):
-    if KIND == 2:
-        return d * d
     a = tl.abs(d)
     if KIND == 0:
-        return a
-    return tl.where(a < BETA, 0.5 * a * a / BETA, a - 0.5 * BETA)
+        loss = a
+    elif KIND == 1:
+        loss = tl.where(a < BETA, 0.5 * a * a / BETA, a - 0.5 * BETA)
+    else:
+        loss = d * d
+    return loss
 
 
 @triton.jit
 def _derivative(d, BETA: tl.constexpr, KIND: tl.constexpr):
-    if KIND == 2:
-        return 2.0 * d
     sign = tl.where(d > 0.0, 1.0, tl.where(d < 0.0, -1.0, d))  # 0 and NaN stay
     if KIND == 0:
-        return sign
-    return tl.where(tl.abs(d) < BETA, d / BETA, sign)
+        slope = sign
+    elif KIND == 1:
+        slope = tl.where(tl.abs(d) < BETA, d / BETA, sign)
+    else:
+        slope = 2.0 * d
+    return slope
 
 
 @triton.jit

@@ -59,6 +59,70 @@ def _from_probability(p, t):
 
 
 @triton.jit
+def _gaussian(x, t, ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr):
+    """Loss and its derivatives to x and t, for probabilities x."""
+    q, s = 1.0 - x, 1.0 - t
+    log_p, log_q = _log(x + EPS), _log(q + EPS)
+    positive = POS * (t == 1.0).to(x.dtype)
+    negative = NEG * power(s, GAMMA)
+    p_alpha, q_alpha = power(x, ALPHA), power(q, ALPHA)
+    loss = -positive * q_alpha * log_p - negative * p_alpha * log_q
+    dx = positive * (log_p * power_slope(q, ALPHA) - q_alpha / (x + EPS))
+    dx += negative * (p_alpha / (q + EPS) - log_q * power_slope(x, ALPHA))
+    return loss, dx, NEG * power_slope(s, GAMMA) * log_q * p_alpha
+
+
+@triton.jit
+def _binary_cross_entropy(x, t, c):
+    """Loss and its derivatives to x and t, 0 where t < 0; c weights positives."""
+    p, q, dp, bce, bce_dx, bce_dt, tail = _from_logit(x, t)
+    pos = tl.where(x < 0.0, -x, 0.0) + tail
+    neg = tl.where(x > 0.0, x, 0.0) + tail
+    ignored = t < 0.0
+    loss = tl.where(ignored, 0.0, (1.0 - t) * neg + c * t * pos)
+    dx = tl.where(ignored, 0.0, (1.0 - t) * p - c * t * q)
+    return loss, dx, tl.where(ignored, 0.0, c * pos - neg)
+
+
+@triton.jit
+def _modulated(
+    x, t,
+    ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, KIND: tl.constexpr,
+    ACTIVATED: tl.constexpr,
+):  # fmt: skip
+    """Loss and its derivatives to x and t, for the kinds that are a factor times bce."""
+    if ACTIVATED:
+        p, q, dp, bce, bce_dx, bce_dt, tail = _from_probability(x, t)
+    else:
+        p, q, dp, bce, bce_dx, bce_dt, tail = _from_logit(x, t)
+    zero = tl.zeros_like(t)
+    if KIND == 0:
+        if ALPHA < 0.0:
+            a, da = zero + 1.0, zero
+        else:
+            a, da = ALPHA * t + (1.0 - ALPHA) * (1.0 - t), zero + (2.0 * ALPHA - 1.0)
+        modulator = q * t + p * (1.0 - t)
+        power_, slope_ = power(modulator, GAMMA), power_slope(modulator, GAMMA)
+        factor, factor_dp = a * power_, a * slope_ * (1.0 - 2.0 * t)
+        factor_dt = da * power_ + a * slope_ * (q - p)
+    else:
+        d = p * (1.0 - t) - q * t
+        sign = tl.where(d > 0.0, zero + 1.0, tl.where(d < 0.0, zero - 1.0, zero))
+        factor, factor_dp = power(tl.abs(d), GAMMA), power_slope(tl.abs(d), GAMMA) * sign
+        factor_dt = -factor_dp
+        if KIND == 2:
+            positive = t > 0.0
+            if POS != 0.0:
+                own, own_dt = t, zero + 1.0
+            else:
+                own, own_dt = zero + 1.0, zero
+            factor = tl.where(positive, own, ALPHA * factor)
+            factor_dp = tl.where(positive, zero, ALPHA * factor_dp)
+            factor_dt = tl.where(positive, own_dt, ALPHA * factor_dt)
+    return factor * bce, factor_dp * dp * bce + factor * bce_dx, factor_dt * bce + factor * bce_dt
+
+
+@triton.jit
 def _formula(
     x, t, c,
     ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
@@ -66,52 +130,12 @@ def _formula(
 ):  # fmt: skip
     """Loss and its derivatives to x and t."""
     if KIND == 3:
-        q, s = 1.0 - x, 1.0 - t
-        log_p, log_q = _log(x + EPS), _log(q + EPS)
-        positive = POS * (t == 1.0).to(x.dtype)
-        negative = NEG * power(s, GAMMA)
-        p_alpha, q_alpha = power(x, ALPHA), power(q, ALPHA)
-        loss = -positive * q_alpha * log_p - negative * p_alpha * log_q
-        dx = positive * (log_p * power_slope(q, ALPHA) - q_alpha / (x + EPS))
-        dx += negative * (p_alpha / (q + EPS) - log_q * power_slope(x, ALPHA))
-        return loss, dx, NEG * power_slope(s, GAMMA) * log_q * p_alpha
-    if ACTIVATED:
-        p, q, dp, bce, bce_dx, bce_dt, tail = _from_probability(x, t)
+        loss, dx, dt = _gaussian(x, t, ALPHA, GAMMA, POS, NEG)
+    elif KIND == 4:
+        loss, dx, dt = _binary_cross_entropy(x, t, c)
     else:
-        p, q, dp, bce, bce_dx, bce_dt, tail = _from_logit(x, t)
-    if KIND == 4:
-        ignored = t < 0.0
-        pos = tl.where(x < 0.0, -x, 0.0) + tail
-        neg = tl.where(x > 0.0, x, 0.0) + tail
-        loss = tl.where(ignored, 0.0, (1.0 - t) * neg + c * t * pos)
-        dx = tl.where(ignored, 0.0, (1.0 - t) * p - c * t * q)
-        return loss, dx, tl.where(ignored, 0.0, c * pos - neg)
-    if KIND == 0:
-        if ALPHA < 0.0:
-            a = tl.zeros_like(t) + 1.0
-            da = tl.zeros_like(t)
-        else:
-            a = ALPHA * t + (1.0 - ALPHA) * (1.0 - t)
-            da = tl.zeros_like(t) + (2.0 * ALPHA - 1.0)
-        modulator = q * t + p * (1.0 - t)
-        factor, slope = power(modulator, GAMMA), power_slope(modulator, GAMMA)
-        dx = a * (slope * dp * (1.0 - 2.0 * t) * bce + factor * bce_dx)
-        dt = da * factor * bce + a * (slope * (q - p) * bce + factor * bce_dt)
-        return a * factor * bce, dx, dt
-    d = p * (1.0 - t) - q * t
-    sign = tl.where(d > 0.0, 1.0, tl.where(d < 0.0, -1.0, 0.0)).to(x.dtype)
-    factor, slope = power(tl.abs(d), GAMMA), power_slope(tl.abs(d), GAMMA) * sign
-    factor_dt = t * 0.0
-    if KIND == 2:
-        positive = t > 0.0
-        if POS != 0.0:
-            factor = tl.where(positive, t, ALPHA * factor)
-            factor_dt = tl.where(positive, 1.0, 0.0).to(x.dtype)
-        else:
-            factor = tl.where(positive, 1.0, ALPHA * factor)
-        slope = tl.where(positive, 0.0, ALPHA * slope)
-    dx = slope * dp * bce + factor * bce_dx
-    return factor * bce, dx, (factor_dt - slope) * bce + factor * bce_dt
+        loss, dx, dt = _modulated(x, t, ALPHA, GAMMA, POS, KIND, ACTIVATED)
+    return loss, dx, dt
 
 
 @triton.jit
@@ -121,25 +145,30 @@ def _load_target(
     DTYPE: tl.constexpr,
 ):  # fmt: skip
     """t at elements i: -1 where ignored, NaN where the class index is out of range."""
-    if not INDEX:
+    if INDEX:
+        row = i // CLASSES
+        label = tl.load(target + row, mask=m, other=0)
+        t = (label == i % CLASSES).to(DTYPE)
+        if SCORE:
+            t *= tl.load(score + row, mask=m, other=0.0).to(DTYPE)
+        t = tl.where((label < 0) | (label > CLASSES), float("nan"), t)
+        t = tl.where(label == ignore_index, -1.0, t)
+    else:
         t = tl.load(target + i, mask=m, other=0.0).to(DTYPE)
         if KIND == 4:
             t = tl.where(t == ignore_index.to(DTYPE), -1.0, t)
-        return t
-    row = i // CLASSES
-    label = tl.load(target + row, mask=m, other=0)
-    t = (label == i % CLASSES).to(DTYPE)
-    if SCORE:
-        t *= tl.load(score + row, mask=m, other=0.0).to(DTYPE)
-    t = tl.where((label < 0) | (label > CLASSES), float("nan"), t)
-    return tl.where(label == ignore_index, -1.0, t).to(DTYPE)
+    return t.to(DTYPE)
 
 
 @triton.jit
-def _load_class_weight(class_weight, i, m, CLASSES: tl.constexpr, WEIGHTED: tl.constexpr, DTYPE: tl.constexpr):
+def _load_class_weight(
+    class_weight, i, m, CLASSES: tl.constexpr, WEIGHTED: tl.constexpr, DTYPE: tl.constexpr
+):
     if WEIGHTED:
-        return tl.load(class_weight + i % CLASSES, mask=m, other=0.0).to(DTYPE)
-    return 1.0
+        c = tl.load(class_weight + i % CLASSES, mask=m, other=0.0).to(DTYPE)
+    else:
+        c = tl.zeros(i.shape, DTYPE) + 1.0
+    return c
 
 
 @triton.jit(do_not_specialize=["ignore_index"])
