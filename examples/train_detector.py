@@ -155,7 +155,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="folder of img2d.tif and mask2d.tif; fetched if they are not there",
     )
     parser.add_argument("--no-bench", action="store_true", help="leave out the large-batch table")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this torch sees no CUDA GPU")
+    return options
 
 
 def _positive(text: str) -> int:

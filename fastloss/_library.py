@@ -14,6 +14,8 @@ code calls (see `_autograd` for when which op runs). Conventions:
 """
 
 import contextlib
+import hashlib
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -188,18 +190,22 @@ def load_kernels() -> None:
     """Load the shared objects and the Triton kernels; whatever is missing leaves its reason."""
     info = build_info()
     for part, file in (("cpp", "_C.so"), ("cuda", "_C_cuda.so")):
-        path = _PACKAGE / file
+        path, recorded = _PACKAGE / file, info.get("sha256", {}).get(file)
         if not path.is_file():
-            UNAVAILABLE[part] = info.get(part, "not built")
+            reason = info.get(part, "not built")
+            UNAVAILABLE[part] = f"{file} is missing: reinstall" if reason == "built" else reason
         elif info.get("version", __version__) != __version__:
             UNAVAILABLE[part] = f"{file} was built for fastloss {info['version']}: rebuild it"
+        elif recorded not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+            # Loading a truncated file would end the process, not raise.
+            UNAVAILABLE[part] = f"{file} is damaged or from another build: reinstall"
         else:
             try:
                 torch.ops.load_library(path)
             except (OSError, RuntimeError) as error:
                 UNAVAILABLE[part] = f"{file} does not load: {error}"
     try:
-        from . import _triton  # noqa: F401
+        importlib.import_module("fastloss._triton")
     except Exception as error:  # importing Triton raises more than ImportError on some systems
         UNAVAILABLE["triton"] = f"{type(error).__name__}: {error}"
 

@@ -68,6 +68,13 @@ def test_output_without_rich(example, picture: Path, tmp_path: Path, monkeypatch
     assert "largest difference of the loss curves" in printed
 
 
+@pytest.mark.gpu
+def test_runs_on_a_gpu(example, picture: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["--seeds=1", "--steps=2", f"--data={picture}", f"--output={tmp_path}"]
+    assert example.main([*arguments, "--device=cuda", "--threads=1", "--no-bench"]) == 0
+    assert "fastloss on cuda:" in capsys.readouterr().out
+
+
 def test_both_variants_compute_the_same_loss(example, picture: Path) -> None:
     train_part, _ = example.load(picture)
     (images, target), *_ = example.batches(train_part, 1, 2, 0, torch.device("cpu"))

@@ -95,8 +95,10 @@ def test_falls_with_the_logit_of_the_class_and_rises_with_others(name, seed):
 @each_loss
 @given(x=logits, seed=seeds)
 def test_non_negative(name, x, seed):
+    """The 1e-12 inside the Gaussian loss's logarithms may make it negative by as much."""
+    slack = 1e-12 if name == "gaussian" else 0
     for target in (indices(x, seed), tensor(seed, *x.shape).sigmoid()):
-        assert torch.all(run(name, x, target)[0] >= 0)
+        assert torch.all(run(name, x, target)[0] >= -slack)
 
 
 @each_loss
@@ -128,10 +130,10 @@ def test_finite_for_any_finite_logit(name, dtype, limit, data, seed):
 
 
 @each_loss
-@given(x=logits, seed=seeds, bad=st.sampled_from((torch.nan,)))
-def test_nan_stays_where_it_is(name, x, seed, bad):
+@given(x=logits, seed=seeds)
+def test_nan_stays_where_it_is(name, x, seed):
     x = torch.cat((x, x))
-    x[0, 1] = bad
+    x[0, 1] = torch.nan
     loss, gradient = run(name, x.float(), dense(indices(x, seed), torch.float32))
     expected = x.isnan()
     assert torch.equal(loss.isnan(), expected.any(-1) if "quality" in name else expected)
