@@ -1,7 +1,7 @@
 """Train a small detector on a real microscopy picture, with plain PyTorch losses and with fastloss.
 
 Both variants start from the same weights and see the same batches in the same order, so their loss
-curves must coincide; what differs is what the loss costs. Run from the repository root:
+curves coincide up to rounding; what differs is what the loss costs. Run from the repository root:
 
     python examples/train_detector.py
 """

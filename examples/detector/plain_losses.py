@@ -24,13 +24,14 @@ def sigmoid_focal_loss(
 
 def giou_loss(boxes: torch.Tensor, target: torch.Tensor, eps: float = 1e-7) -> torch.Tensor:
     """1 - generalized IoU (Rezatofighi et al. 2019) of aligned xyxy boxes, (N, 4) -> (N,)."""
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)  # (N,)
-    target_area = (target[:, 2:] - target[:, :2]).prod(dim=1)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # (N,)
+    target_area = (target[:, 2] - target[:, 0]) * (target[:, 3] - target[:, 1])
     overlap = torch.min(boxes[:, 2:], target[:, 2:]) - torch.max(boxes[:, :2], target[:, :2])
-    intersection = overlap.clamp(min=0).prod(dim=1)
+    overlap = overlap.clamp(min=0)  # (N, 2)
+    intersection = overlap[:, 0] * overlap[:, 1]
     union = (area + target_area - intersection).clamp(min=eps)
     hull = torch.max(boxes[:, 2:], target[:, 2:]) - torch.min(boxes[:, :2], target[:, :2])
-    hull_area = hull.prod(dim=1).clamp(min=eps)
+    hull_area = (hull[:, 0] * hull[:, 1]).clamp(min=eps)
     return 1 - intersection / union + (hull_area - union) / hull_area
 
 
