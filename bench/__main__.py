@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bench import console, machine, plot, records, report, runner, workloads
+from bench import console, machine, ops_table, plot, records, report, runner, workloads
 from bench.contenders import EAGER, FASTLOSS
 from bench.machine import ROOT
 from bench.records import Record
@@ -179,6 +179,8 @@ def _report(options: argparse.Namespace) -> int:
     table = report.markdown(record for folder in found.values() for record in folder)
     try:
         updated = report.splice(document, table)
+        if ops_table.BEGIN in document:
+            updated = report.splice(updated, ops_table.markdown(), ops_table.BEGIN, ops_table.END)
     except report.NoMarkersError as reason:
         print(f"{options.readme.name}: {reason}")
         return 2

@@ -126,13 +126,13 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def splice(document: str, table: str) -> str:
+def splice(document: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """The document with what stands between the markers replaced."""
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise NoMarkersError(f"the document lacks the lines {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+    head, found_begin, rest = document.partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found_begin or not found_end:
+        raise NoMarkersError(f"the document lacks the lines {begin} and {end}")
+    return f"{head}{begin}\n{table}\n{end}{tail}"
 
 
 def speedups(found: Iterable[Record]) -> dict[str, dict[str, float]]:

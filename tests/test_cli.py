@@ -122,7 +122,7 @@ def test_selftest_lists_what_is_wrong(case, few_samples, capsys):
 def test_selftest_misses_no_op(monkeypatch, capsys):
     monkeypatch.setattr(selftest, "samples", lambda stem: samples(stem)[: stem != "box_loss"])
     assert main(["selftest", "--device", "cpu", "--quick"]) == 1
-    assert "FAILED box_loss_backward on cpu: no check ran it" in capsys.readouterr().out
+    assert "FAILED box_loss_with_gradient on cpu: no check ran it" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -101,10 +101,16 @@ class Broadcast {
     dispatch_float(type_, [&](auto sample) {
       const auto* data = static_cast<const decltype(sample)*>(data_);
       int64_t row = start / columns_, column = start % columns_;
-      for (int64_t done = 0; done < count; ++row, column = 0) {
-        const int64_t stop = std::min(count, done + columns_ - column);
-        const auto* source = data + row * row_stride_ - (done - column) * column_stride_;
-        for (; done < stop; ++done) buffer[done] = static_cast<T>(source[done * column_stride_]);
+      for (int64_t done = 0, stop; done < count; ++row, column = 0) {
+        stop = std::min(count, done + columns_ - column);
+        const auto* source = data + row * row_stride_ + column * column_stride_;
+        if (column_stride_ == 0) {  // one weight for the row: the usual case, worth a fast path
+          std::fill(buffer + done, buffer + stop, static_cast<T>(*source));
+        } else {
+          for (int64_t i = 0; i < stop - done; ++i)
+            buffer[done + i] = static_cast<T>(source[i * column_stride_]);
+        }
+        done = stop;
       }
     });
     return buffer;
@@ -179,6 +185,19 @@ FASTLOSS_SIMD double sum(const T* values, int64_t count) {
   return total;
 }
 
+template <typename T>
+FASTLOSS_SIMD double dot(const T* __restrict a, const T* __restrict b, int64_t count) {
+  T total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < count; ++i) total += a[i] * b[i];
+  return total;
+}
+
+template <typename T>
+FASTLOSS_SIMD void scaled(const T* __restrict a, T factor, T* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = factor * a[i];
+}
+
 // How the unreduced losses become the result; see fastloss/reference/_reduce.py.
 struct Reduction {
   std::optional<Tensor> weight;
@@ -242,11 +261,12 @@ Tensor reduce(const Kernel& kernel, const Reduction& r, const Tensor& like, Scal
     T losses[kBlock], buffer[kBlock];
     T* out = r.none ? sink.target<T>(start, losses) : losses;
     kernel.values(start, count, out);
-    if (weight) multiply(weight->load(start, count, buffer), out, count);
+    const T* w = weight ? weight->load(start, count, buffer) : nullptr;
     if (r.none) {
+      if (w) multiply(w, out, count);
       sink.store<T>(start, count, out);
     } else {
-      partial[block] = sum(out, count);
+      partial[block] = w ? dot(w, out, count) : sum(out, count);
     }
   });
   if (!r.none) finish_sum<T>(partial, r, sink);
@@ -264,12 +284,14 @@ Tensor reduce_with_gradient(const Kernel& kernel, const Reduction& r, const Tens
   std::vector<double> partial((r.count + kBlock - 1) / kBlock);
   for_each_block(r.count, [&](int64_t block, int64_t start, int64_t count) {
     T m[kBlock], losses[kBlock], buffer[kBlock];
-    std::fill(m, m + count, scale);
     const T* w = weight ? weight->load(start, count, buffer) : nullptr;
-    if (w) multiply(w, m, count);
+    if (w) {
+      scaled(w, scale, m, count);
+    } else {
+      std::fill(m, m + count, scale);
+    }
     kernel.both(start, count, m, losses);
-    if (w) multiply(w, losses, count);
-    partial[block] = sum(losses, count);
+    partial[block] = w ? dot(w, losses, count) : sum(losses, count);
   });
   finish_sum<T>(partial, r, Sink(result));
   return result;
