@@ -18,10 +18,10 @@ FASTLOSS_FN T wins(T a, T b) {
   return a > b ? T(1) : (a == b ? T(0.5) : T(0));
 }
 
-// x != 0 ? 1 / x : 0
+// 1 / x, and 0 where x is 0 or so small that the quotient could overflow.
 template <typename T>
 FASTLOSS_FN T inverse_or_zero(T x) {
-  return x == T(0) ? T(0) : T(1) / x;
+  return abs_(x) < tiny<T>() ? T(0) : T(1) / x;
 }
 
 // One axis of a pair: prediction [p1, p2], target [t1, t2].

@@ -50,7 +50,8 @@ def box_loss(
     Returns:
         A scalar, or (*) for "none", in the input's dtype (float32 for half inputs under autocast).
         0 for empty inputs. NaN for pairs with a coordinate that is not finite; finite, with finite
-        gradient, for all others. Differentiable in pred, target and weight.
+        gradient, for all proper boxes, and for inverted ones up to 1e9 (beyond, giou, diou and ciou
+        divide their area by an empty hull's eps). Differentiable in pred, target and weight.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or not a number.

@@ -291,7 +291,7 @@ def binary_cross_entropy(
         if ignore_index is not None:
             valid &= target != ignore_index
         per_entry = logits.shape[-1] if target.dim() < logits.dim() else 1
-        avg_factor = (valid.sum() * per_entry).to(torch.float32)
+        avg_factor = (valid.sum() * per_entry).clamp(min=1).to(torch.float32)
     return _loss(
         "binary_cross_entropy", logits, target, weight, reduction, avg_factor,
         class_weight=class_weight, ignore_index=ignore_index,

@@ -11,7 +11,7 @@ of the centres:
            v = 4 / pi^2 (atan(w_t / h_t) - atan(w_p / h_p))^2, eps added to heights,
            alpha = [I / U > 1/2] v / (1 - I / U + v), a constant in the gradient
 
-Edge rules: a quotient with denominator 0 is 0 (coinciding boxes have alpha = 0). min and max split the
+Edge rules: a quotient with a denominator of 0 or below the smallest normal number is 0 (coinciding boxes have alpha = 0). min and max split the
 gradient at a tie, clamp passes it at the bound, as torch. Coordinates beyond 2^60 (float32; 2^500 float64) are scaled by
 a power of two s first, and eps with s^2 or s, so that no product overflows. A pair with a coordinate that is not finite has loss and
 gradient NaN. Sources: Yu et al. arXiv 1608.01471 (IoU), Rezatofighi et al. arXiv 1902.09630 (GIoU), Zheng
@@ -30,8 +30,8 @@ MODES = ("linear", "square", "log")
 
 
 def _inverse(x: Tensor) -> Tensor:
-    """1 / x, and 0 where x is 0."""
-    zero = x == 0
+    """1 / x, and 0 where x is below the smallest normal number, whose inverse may overflow."""
+    zero = x.abs() < torch.finfo(x.dtype).tiny
     return (1 / x.masked_fill(zero, 1)).masked_fill(zero, 0)
 
 
@@ -44,7 +44,7 @@ def _scaled(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
     """Boxes in a range without overflow, the factor used (*, 1), and 0 or NaN (*) as poison."""
     limit, factor = (2.0**60, 2.0**-70) if pred.dtype == torch.float32 else (2.0**500, 2.0**-1000)
     largest = torch.maximum(pred.abs().amax(-1), target.abs().amax(-1))  # (*)
-    scale = torch.where(largest > limit, factor, 1.0).to(pred.dtype)[..., None]
+    scale = torch.ones_like(largest).masked_fill(largest > limit, factor)[..., None]
     poison = (pred.detach() * 0 + target.detach() * 0).sum(-1)
     return pred * scale, target * scale, scale, poison
 
@@ -123,7 +123,7 @@ def _gradient(
         area = hull.prod(-1)
         inverse_area = _inverse(_at_least(area, area_eps))
         g_union = -inverse_area
-        g_area = torch.where(area >= area_eps, union * inverse_area.square(), 0)
+        g_area = torch.where(area >= area_eps, union * inverse_area * inverse_area, 0)
         g_hull = torch.where(hull_raw >= 0, g_area[..., None] * hull.flip(-1), 0)
     else:
         shift = (t1 - p1) + (t2 - p2)

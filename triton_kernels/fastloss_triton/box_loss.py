@@ -45,19 +45,21 @@ def _largest(x1, y1, x2, y2):
 def _scale_of(px1, py1, px2, py2, tx1, ty1, tx2, ty2, DTYPE: tl.constexpr):
     """The power of two that keeps products finite, and 0 or NaN where a coordinate is not finite."""
     largest = tl.maximum(_largest(px1, py1, px2, py2), _largest(tx1, ty1, tx2, ty2))
+    one = tl.zeros_like(largest) + 1.0  # a where of two constants would round them to float32
     if DTYPE == tl.float64:
-        scale = tl.where(largest > 3.273390607896142e150, 9.332636185032189e-302, 1.0)
+        scale = tl.where(largest > 3.273390607896142e150, one * 9.332636185032189e-302, one)
     else:
-        scale = tl.where(largest > 1.152921504606847e18, 8.470329472543003e-22, 1.0)
+        scale = tl.where(largest > 1.152921504606847e18, one * 8.470329472543003e-22, one)
     poison = 0.0 * px1 + 0.0 * py1 + 0.0 * px2 + 0.0 * py2
     poison += 0.0 * tx1 + 0.0 * ty1 + 0.0 * tx2 + 0.0 * ty2
-    return scale.to(DTYPE), poison
+    return scale, poison
 
 
 @triton.jit
 def _inverse(x):
-    """1 / x, and 0 where x is 0."""
-    return tl.where(x == 0.0, 0.0, 1.0 / tl.where(x == 0.0, 1.0, x))
+    """1 / x, and 0 where x is below the smallest normal float32, whose inverse may overflow."""
+    small = tl.abs(x) < TINY
+    return tl.where(small, 0.0, 1.0 / tl.where(small, 1.0, x))
 
 
 @triton.jit
