@@ -20,7 +20,7 @@ def markdown() -> str:
     """One row per op. What the columns rest on stands below the table."""
     runs = gpu_runs()
     lines = [
-        "| op | reference | C++ | Triton: interpreter | Triton: compiled | CUDA C++ | run on a GPU |",
+        "| op | reference | C++ | Triton: interpreter | Triton: compiled | CUDA C++ | GPU run |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, op in OPS.items():
@@ -40,7 +40,7 @@ def markdown() -> str:
         [
             *lines,
             "",
-            "Interpreter: `tests/test_values.py`. Compiled: `tests/test_triton_compile.py`, without "
-            "a GPU. Run on a GPU: `make gpu-check`.",
+            "Interpreter: `tests/test_values.py`. Compiled: `tests/test_triton_compile.py`, "
+            "without a GPU. GPU run: `make gpu-check`.",
         ]
     )

@@ -22,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     test.add_argument("--quick", action="store_true", help="float32 and small inputs only")
     test.add_argument(
-        "--record", type=Path, metavar="PATH", help="note the ops that passed on the GPU in this JSON"
+        "--record",
+        type=Path,
+        metavar="PATH",
+        help="note the ops that passed on the GPU in this JSON",
     )
     test.add_argument("--commit", metavar="HASH", help="what to record where there is no git")
     options = parser.parse_args(arguments)

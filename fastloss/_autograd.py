@@ -2,13 +2,15 @@
 
 Three of them, for the three ways a loss is used:
 
-- `OnePass`, in eager training with a reduced float32 or float64 loss and a gradient for the first tensor
-  alone: the forward computes the gradient too, while the input is in the cache, and the backward
-  hands it out (scaled in place, free for a factor of 1). Its buffer is what the backward would have
-  allocated. It is handed out once; a second backward over a retained graph computes it again.
+- `OnePass`, in eager training with a reduced float32 or float64 loss and a gradient for the first
+  tensor alone: the forward computes the gradient too, while the input is in the cache, and the
+  backward hands it out (scaled in place, free for a factor of 1). Its buffer is what the backward
+  would have allocated. It is handed out once; a second backward over a retained graph computes it
+  again.
 - `Loss`, everywhere else: the inputs are saved and the backward op reads them again. Half precision
   is here because a stored gradient that already contains 1/n would underflow.
-- `TransformedLoss`, under torch.func.grad, vmap, jacrev: the form with setup_context and a vmap rule.
+- `TransformedLoss`, under torch.func.grad, vmap, jacrev: the form with setup_context and a vmap
+  rule.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """The one place that talks to torch.library, and the switches that act on every loss.
 
 `register` turns a stem's schema and reference into three dispatcher ops, `fastloss::<name>`,
-`fastloss::<name>_backward` and `fastloss::<name>_with_gradient`, and returns the function that public
-code calls (see `_autograd` for when which op runs). Conventions:
+`fastloss::<name>_backward` and `fastloss::<name>_with_gradient`, and returns the function that
+public code calls (see `_autograd` for when which op runs). Conventions:
 
 - A schema lists tensors first, then parameters. The backward op takes the incoming gradient, the
   same arguments, and `needs`, a bit per differentiable tensor; it returns one gradient for each of
@@ -146,7 +146,13 @@ def _scale(gradient: Tensor, factor: Tensor) -> None:
 
 _LIBRARY.define("scale_(Tensor(a!) gradient, Tensor factor) -> ()")
 _LIBRARY.impl("scale_", _scale, "CompositeExplicitAutograd")
-OPS["scale_"] = Op("scale_", "(Tensor(a!) gradient, Tensor factor) -> ()", ("gradient", "factor"), (), {"reference": _scale})
+OPS["scale_"] = Op(
+    "scale_",
+    "(Tensor(a!) gradient, Tensor factor) -> ()",
+    ("gradient", "factor"),
+    (),
+    {"reference": _scale},
+)
 
 
 def _tuple(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """Compile every Triton kernel ahead of time, without a GPU: python tests/aot.py [80 90].
 
 The launches of the small samples are recorded with the kernels left out, and each distinct
-specialisation is compiled for the compute capabilities given. Prints a line per kernel; exit status 1
-if one does not compile or spills registers.
+specialisation is compiled for the compute capabilities given. Prints a line per kernel; exit status
+1 if one does not compile.
 """
 
 import argparse
@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 import triton
+from fastloss._triton import _common
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastloss._library import OPS
-from fastloss._triton import _common
 from fastloss.testing import capture, samples
 
-NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64"}  # fmt: skip
+NAMES = {
+    torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16",
+    torch.int64: "i64",
+}  # fmt: skip
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -35,7 +38,8 @@ def launches() -> dict[tuple[Any, ...], tuple[Any, dict[str, str], dict[str, Any
 
     def record(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
         types = specialisation(kernel, args, constants)
-        found[kernel.__name__, *types.items(), *map(str, constants.items())] = (kernel, types, constants)
+        key = (kernel.__name__, *types.items(), *map(str, constants.items()))
+        found[key] = (kernel, types, constants)
 
     _common.launch = record
     chosen = {}
@@ -55,7 +59,9 @@ def launches() -> dict[tuple[Any, ...], tuple[Any, dict[str, str], dict[str, Any
 
 def compile_one(kernel: Any, types: dict[str, str], constants: dict[str, Any], target: int) -> Any:
     names = list(types)
-    aligned = {(names.index(n),): [["tt.divisibility", 16]] for n, t in types.items() if t[0] == "*"}
+    aligned = {
+        (names.index(n),): [["tt.divisibility", 16]] for n, t in types.items() if t[0] == "*"
+    }
     source = ASTSource(
         fn=kernel,
         signature=types,
@@ -69,7 +75,9 @@ def compile_one(kernel: Any, types: dict[str, str], constants: dict[str, Any], t
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", type=int, default=[80, 90])
-    parser.add_argument("--most", type=int, help="compile at most that many specialisations, evenly chosen")
+    parser.add_argument(
+        "--most", type=int, help="compile at most that many specialisations, evenly chosen"
+    )
     arguments = parser.parse_args()
     work = list(launches().values())
     step = max(1, len(work) // arguments.most) if arguments.most else 1

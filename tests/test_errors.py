@@ -175,5 +175,8 @@ def test_unknown_backend():
 
 @pytest.mark.parametrize("backend", ("auto", "reference"))
 def test_class_index_out_of_range_in_either_backend(backend):
-    with fastloss.backend(backend), pytest.raises(IndexError, match=f"{BACKGROUND}; got 9 at index 4"):
+    with (
+        fastloss.backend(backend),
+        pytest.raises(IndexError, match=f"{BACKGROUND}; got 9 at index 4"),
+    ):
         F.sigmoid_focal_loss(X, torch.tensor([0, 1, 2, 3, 9]))

@@ -17,7 +17,10 @@ INDEX = torch.tensor([0, 1, 2, 3, 0])
 MODULES = {
     losses.BoxLoss: (F.box_loss, {"kind": "iou", "mode": "log", "eps": 1e-4, "union_eps": 1e-2}),
     losses.RegressionLoss: (F.regression_loss, {"kind": "smooth_l1", "beta": 0.3}),
-    losses.SigmoidFocalLoss: (F.sigmoid_focal_loss, {"alpha": 0.4, "gamma": 1.5, "activated": True}),
+    losses.SigmoidFocalLoss: (
+        F.sigmoid_focal_loss,
+        {"alpha": 0.4, "gamma": 1.5, "activated": True},
+    ),
     losses.QualityFocalLoss: (F.quality_focal_loss, {"beta": 1.5, "activated": True}),
     losses.VarifocalLoss: (F.varifocal_loss, {"alpha": 0.4, "gamma": 1.5, "iou_weighted": False}),
     losses.GaussianFocalLoss: (

@@ -189,8 +189,9 @@ def test_reference_reads_nothing_on_the_host(sample):
 @pytest.mark.parametrize("sample", KINDS, ids=lambda s: s.name)
 def test_triton_launchers_read_nothing_on_the_host(sample, triton_kernels, monkeypatch):
     """The host side of the Triton kernels, with the launches themselves left out."""
-    from fastloss._library import OPS
     from fastloss._triton import _common
+
+    from fastloss._library import OPS
 
     with capture() as calls:
         sample.run()
@@ -244,7 +245,9 @@ def test_debug_checks_before_any_kernel():
         F.sigmoid_focal_loss(x, target)
     ignored = F.binary_cross_entropy(x, torch.tensor([0, 3, -100, 1]))
     with fastloss.backend("reference"):
-        torch.testing.assert_close(F.binary_cross_entropy(x, torch.tensor([0, 3, -100, 1])), ignored)
+        torch.testing.assert_close(
+            F.binary_cross_entropy(x, torch.tensor([0, 3, -100, 1])), ignored
+        )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ def check(sample: Sample, dtype: torch.dtype, mode, tolerance=None) -> None:
         assert_matches(value, expected, what="value", **options)
         for name, gradient in gradients.items():
             assert gradient.dtype == rounded.leaves()[name].dtype
-            assert_matches(gradient, expected_gradients[name], what=f"gradient of {name}", **options)
+            assert_matches(
+                gradient, expected_gradients[name], what=f"gradient of {name}", **options
+            )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

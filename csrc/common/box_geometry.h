@@ -62,10 +62,12 @@ struct BoxPair {
 
   // Coordinates beyond 2^60 (2^500 for double) are scaled down so that areas and squared diagonals
   // stay finite; the losses do not change if eps is scaled with what it is compared with.
-  FASTLOSS_FN BoxPair(const T* p, const T* t) : x{p[0], p[2], t[0], t[2]}, y{p[1], p[3], t[1], t[3]} {
+  FASTLOSS_FN BoxPair(const T* p, const T* t)
+      : x{p[0], p[2], t[0], t[2]}, y{p[1], p[3], t[1], t[3]} {
     const bool single = sizeof(T) == sizeof(float);
     const T limit = single ? T(1.152921504606847e18) : T(3.273390607896142e150);
-    const T factor = single ? T(8.470329472543003e-22) : T(9.332636185032189e-302);  // 2^-70, 2^-1000
+    const T factor =
+        single ? T(8.470329472543003e-22) : T(9.332636185032189e-302);  // 2^-70, 2^-1000
     const T largest = max_(max_(max_(abs_(x.p1), abs_(x.p2)), max_(abs_(x.t1), abs_(x.t2))),
                            max_(max_(abs_(y.p1), abs_(y.p2)), max_(abs_(y.t1), abs_(y.t2))));
     scale = largest > limit ? factor : T(1);
@@ -205,7 +207,8 @@ struct DistanceIoU {
     const Overlap<T> overlap(b, T(0), b.as_area(o.union_eps));
     const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
     const T sx = b.x.shift(), sy = b.y.shift();
-    const T distance = (sx * sx + sy * sy) * T(0.25) * inverse_or_zero(hw * hw + hh * hh + b.as_area(o.eps));
+    const T distance =
+        (sx * sx + sy * sy) * T(0.25) * inverse_or_zero(hw * hw + hh * hh + b.as_area(o.eps));
     if constexpr (!kComplete) return T(1) - (overlap.iou - distance);
     const T d = angle(b, o.eps * b.scale), v = T(four_over_pi2) * d * d;
     const T score = overlap.iou - (distance + trade_off(overlap.iou, v) * v);

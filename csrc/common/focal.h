@@ -93,7 +93,8 @@ struct Focal {
     const T a = o.alpha < T(0) ? T(1) : o.alpha * t + (T(1) - o.alpha) * (T(1) - t);
     const T da = o.alpha < T(0) ? T(0) : T(2) * o.alpha - T(1);
     const T m = in.q * t + in.p * (T(1) - t);
-    const T power = Power::value(m, o.gamma), slope = Power::derivative(m, o.gamma), bce = in.bce(t);
+    const T power = Power::value(m, o.gamma), slope = Power::derivative(m, o.gamma),
+            bce = in.bce(t);
     return {a * (slope * in.dp() * (T(1) - T(2) * t) * bce + power * in.bce_dx(t)),
             da * power * bce + a * (slope * (in.q - in.p) * bce + power * in.bce_dt(t))};
   }
@@ -118,7 +119,8 @@ struct QualityFocal {
   }
 };
 
-// (t or 1 where t > 0, alpha |p - t|^gamma elsewhere) bce(x, t); pos_weight = 1 selects t, 0 selects 1.
+// (t or 1 where t > 0, alpha |p - t|^gamma elsewhere) bce(x, t); pos_weight = 1 selects t, 0
+// selects 1.
 template <typename Power>
 struct Varifocal {
   template <typename T>
@@ -139,7 +141,8 @@ struct Varifocal {
     const T weight = pos ? (o.pos_weight != T(0) ? t : T(1)) : negative;
     const T weight_dp = pos ? T(0) : slope;
     const T weight_dt = pos ? (o.pos_weight != T(0) ? T(1) : T(0)) : -slope;
-    return {weight_dp * in.dp() * bce + weight * in.bce_dx(t), weight_dt * bce + weight * in.bce_dt(t)};
+    return {weight_dp * in.dp() * bce + weight * in.bce_dx(t),
+            weight_dt * bce + weight * in.bce_dt(t)};
   }
 };
 

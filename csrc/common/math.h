@@ -72,7 +72,8 @@ FASTLOSS_FN float exp_(float x) {
 }
 FASTLOSS_FN double exp_(double x) { return std::exp(x); }
 
-// log(x) for positive normal x, +inf and NaN; smaller arguments count as the smallest normal number.
+// log(x) for positive normal x, +inf and NaN; smaller arguments count as the smallest normal
+// number.
 FASTLOSS_FN float log_(float x) {
   const float clamped = x < tiny<float>() ? tiny<float>() : x;
   // x = 2^k * m with m in [sqrt(1/2), sqrt(2)).
@@ -130,8 +131,8 @@ FASTLOSS_FN T pow_(T x, T y) {
 template <typename T>
 FASTLOSS_FN T atan_ratio(T y, T x) {
   const T ay = abs_(y), ax = abs_(x);
-  const bool steep = ay > T(2.414213562373095) * ax;         // above 3 pi / 8
-  const bool middle = ay > T(0.4142135623730951) * ax;       // above pi / 8
+  const bool steep = ay > T(2.414213562373095) * ax;    // above 3 pi / 8
+  const bool middle = ay > T(0.4142135623730951) * ax;  // above pi / 8
   const T numerator = steep ? -ax : (middle ? ay - ax : ay);
   const T denominator = steep ? ay : (middle ? ay + ax : ax);
   const T base = steep ? T(1.5707963267948966) : (middle ? T(0.7853981633974483) : T(0));

@@ -61,12 +61,18 @@ struct Functions {
   decltype(&box_loss_both<GIoU, T>) both;
 
   Functions(const std::string& kind, const std::string& mode) {
-    if (kind == "giou") set<GIoU>();
-    else if (kind == "diou") set<DIoU>();
-    else if (kind == "ciou") set<CIoU>();
-    else if (mode == "linear") set<IoU<Linear>>();
-    else if (mode == "square") set<IoU<Squared>>();
-    else set<IoU<Log>>();
+    if (kind == "giou")
+      set<GIoU>();
+    else if (kind == "diou")
+      set<DIoU>();
+    else if (kind == "ciou")
+      set<CIoU>();
+    else if (mode == "linear")
+      set<IoU<Linear>>();
+    else if (mode == "square")
+      set<IoU<Squared>>();
+    else
+      set<IoU<Log>>();
   }
   template <typename F>
   void set() {
@@ -86,7 +92,9 @@ struct BoxKernel {
 
   BoxKernel(const Tensor& p, const Tensor& t, const std::string& kind, const std::string& mode,
             double eps, double union_eps)
-      : pred(p), target(t), functions(kind, mode),
+      : pred(p),
+        target(t),
+        functions(kind, mode),
         params{static_cast<T>(eps), static_cast<T>(union_eps)} {}
 
   void values(int64_t start, int64_t count, T* out) const {
@@ -157,10 +165,12 @@ std::tuple<Tensor, Tensor, Tensor> box_loss_backward(
   return result;
 }
 
-std::tuple<Tensor, Tensor> box_loss_with_gradient(
-    Tensor pred, Tensor target, std::optional<Tensor> weight, std::optional<Tensor> avg_factor,
-    std::string kind, std::string mode, double eps, double union_eps,
-    std::optional<double> divisor, std::string reduction, bool widen) {
+std::tuple<Tensor, Tensor> box_loss_with_gradient(Tensor pred, Tensor target,
+                                                  std::optional<Tensor> weight,
+                                                  std::optional<Tensor> avg_factor,
+                                                  std::string kind, std::string mode, double eps,
+                                                  double union_eps, std::optional<double> divisor,
+                                                  std::string reduction, bool widen) {
   const int64_t count = pred.numel() / 4;
   const Reduction r(weight, avg_factor, divisor, reduction, count, count);
   Tensor gradient = gradient_like(pred, pred, 1, 0);

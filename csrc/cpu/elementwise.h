@@ -1,13 +1,14 @@
-// What every element-wise loss on the CPU shares: reading tensors of any float dtype block by block,
-// broadcast weights, reduction in a fixed order, and the loop over blocks.
+// What every element-wise loss on the CPU shares: reading tensors of any float dtype block by
+// block, broadcast weights, reduction in a fixed order, and the loop over blocks.
 //
 // A kernel class gives the mathematics:
 //   void values(int64_t start, int64_t count, T* out)                 unweighted losses
 //   void gradients(int64_t start, int64_t count, const T* m)          writes m[i] * derivative
 //   void both(int64_t start, int64_t count, const T* m, T* out)       the two in one pass, for the
 //                                                                     gradient of the first input
-// T is float for half and single precision tensors, double for double. Blocks depend on the number of
-// elements only, and their sums are added in order, so results are the same for any thread count.
+// T is float for half and single precision tensors, double for double. Blocks depend on the number
+// of elements only, and their sums are added in order, so results are the same for any thread
+// count.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -26,8 +27,7 @@
 // One copy of the function per instruction set, chosen when the library is loaded. The loops inside
 // are written to vectorise: inlined branch-free formulas, no aliasing.
 #if defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
-#define FASTLOSS_SIMD \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define FASTLOSS_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FASTLOSS_SIMD
 #endif
@@ -47,11 +47,16 @@ constexpr int64_t kGrain = 16;
 template <typename F>
 void dispatch_float(ScalarType type, const F& f) {
   switch (type) {
-    case ScalarType::Float: return f(float{});
-    case ScalarType::Double: return f(double{});
-    case ScalarType::Half: return f(Half{});
-    case ScalarType::BFloat16: return f(BFloat16{});
-    default: STD_TORCH_CHECK(false, "expected a floating-point tensor");
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::Half:
+      return f(Half{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, "expected a floating-point tensor");
   }
 }
 
@@ -213,18 +218,20 @@ struct Reduction {
     divisor = number ? *number : static_cast<double>(std::max<int64_t>(mean_count, 1));
     if (!avg_factor) return;
     dispatch_float(avg_factor->scalar_type(), [&](auto sample) {
-      divisor = static_cast<double>(*static_cast<const decltype(sample)*>(avg_factor->const_data_ptr()));
+      divisor =
+          static_cast<double>(*static_cast<const decltype(sample)*>(avg_factor->const_data_ptr()));
     });
   }
 };
 
 inline ScalarType result_type(const Tensor& like, bool widen) {
-  const bool half = like.scalar_type() == ScalarType::Half || like.scalar_type() == ScalarType::BFloat16;
+  const bool half =
+      like.scalar_type() == ScalarType::Half || like.scalar_type() == ScalarType::BFloat16;
   return widen && half ? ScalarType::Float : like.scalar_type();
 }
 
-// The gradient tensor for input `like` if bit `bit` of needs is set, else an empty one of the loss's
-// first input.
+// The gradient tensor for input `like` if bit `bit` of needs is set, else an empty one of the
+// loss's first input.
 inline Tensor gradient_like(const Tensor& first, const Tensor& like, int64_t needs, int bit) {
   if (needs >> bit & 1) return torch::stable::new_empty(like, like.sizes());
   return torch::stable::new_empty(first, std::vector<int64_t>{0});
@@ -235,9 +242,11 @@ inline Sink sink_for(const Tensor& gradient, int64_t needs, int bit) {
 
 template <typename Body>
 void for_each_block(int64_t count, const Body& body) {
-  torch::stable::parallel_for(0, (count + kBlock - 1) / kBlock, kGrain, [&](int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b) body(b, b * kBlock, std::min(kBlock, count - b * kBlock));
-  });
+  torch::stable::parallel_for(0, (count + kBlock - 1) / kBlock, kGrain,
+                              [&](int64_t first, int64_t last) {
+                                for (int64_t b = first; b < last; ++b)
+                                  body(b, b * kBlock, std::min(kBlock, count - b * kBlock));
+                              });
 }
 
 template <typename T>
@@ -250,7 +259,8 @@ void finish_sum(const std::vector<double>& partial, const Reduction& r, const Si
 
 // Result of shape `sizes` ("none") or a scalar.
 template <typename T, typename Kernel, typename Sizes>
-Tensor reduce(const Kernel& kernel, const Reduction& r, const Tensor& like, ScalarType type, const Sizes& sizes) {
+Tensor reduce(const Kernel& kernel, const Reduction& r, const Tensor& like, ScalarType type,
+              const Sizes& sizes) {
   Tensor result = r.none ? torch::stable::new_empty(like, sizes, type)
                          : torch::stable::new_empty(like, std::vector<int64_t>{}, type);
   const Sink sink(result);
@@ -300,7 +310,8 @@ Tensor reduce_with_gradient(const Kernel& kernel, const Reduction& r, const Tens
 // Calls kernel.gradients with m = d result / d weighted loss * weight; writes the gradient of the
 // weight itself, d result / d weighted loss * loss, into `weight_gradient` if that is wanted.
 template <typename T, typename Kernel>
-void propagate(const Kernel& kernel, const Reduction& r, const Tensor& grad, const Sink& weight_gradient) {
+void propagate(const Kernel& kernel, const Reduction& r, const Tensor& grad,
+               const Sink& weight_gradient) {
   const Broadcast<T> incoming(grad);
   T scalar = 0, scratch;
   if (!r.none) scalar = static_cast<T>(*incoming.load(0, 1, &scratch) / r.divisor);

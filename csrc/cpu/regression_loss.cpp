@@ -10,7 +10,8 @@ namespace {
 
 template <typename F, typename T>
 FASTLOSS_SIMD void regression_loss_fwd(const T* __restrict pred, const T* __restrict target,
-                                       int64_t count, RegressionParams<T> params, T* __restrict out) {
+                                       int64_t count, RegressionParams<T> params,
+                                       T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) out[i] = F::value(pred[i] - target[i], params);
 }
@@ -42,9 +43,12 @@ struct Functions {
   decltype(&regression_loss_both<L1, T>) both;
 
   explicit Functions(const std::string& kind) {
-    if (kind == "l1") set<L1>();
-    else if (kind == "smooth_l1") set<SmoothL1>();
-    else set<MSE>();
+    if (kind == "l1")
+      set<L1>();
+    else if (kind == "smooth_l1")
+      set<SmoothL1>();
+    else
+      set<MSE>();
   }
   template <typename F>
   void set() {
@@ -120,10 +124,12 @@ std::tuple<Tensor, Tensor, Tensor> regression_loss_backward(
   return result;
 }
 
-std::tuple<Tensor, Tensor> regression_loss_with_gradient(
-    Tensor pred, Tensor target, std::optional<Tensor> weight, std::optional<Tensor> avg_factor,
-    std::string kind, double beta, std::optional<double> divisor, std::string reduction,
-    bool widen) {
+std::tuple<Tensor, Tensor> regression_loss_with_gradient(Tensor pred, Tensor target,
+                                                         std::optional<Tensor> weight,
+                                                         std::optional<Tensor> avg_factor,
+                                                         std::string kind, double beta,
+                                                         std::optional<double> divisor,
+                                                         std::string reduction, bool widen) {
   const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
   Tensor gradient = gradient_like(pred, pred, 1, 0);
   const auto run = [&](auto sample) {

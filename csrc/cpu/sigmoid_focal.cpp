@@ -62,11 +62,15 @@ struct Functions {
   decltype(&sigmoid_focal_both<BinaryCrossEntropy, T>) both;
 
   explicit Functions(const Options& o) {
-    if (o.gamma == 2) choose<Square>(o);
-    else choose<General>(o);
+    if (o.gamma == 2)
+      choose<Square>(o);
+    else
+      choose<General>(o);
     if (o.kind == "gaussian_focal") {
-      if (o.alpha == 2 && o.gamma == 4) set<GaussianFocal<Square>>();
-      else set<GaussianFocal<General>>();
+      if (o.alpha == 2 && o.gamma == 4)
+        set<GaussianFocal<Square>>();
+      else
+        set<GaussianFocal<General>>();
     }
     if (o.kind == "binary_cross_entropy") set<BinaryCrossEntropy>();
   }
@@ -75,8 +79,10 @@ struct Functions {
   template <typename Power>
   void choose(const Options& o) {
     if (o.kind == "varifocal") return set<Varifocal<Power>>();
-    if (o.kind == "focal") o.activated ? set<Focal<Probability, Power>>() : set<Focal<Logit, Power>>();
-    else o.activated ? set<QualityFocal<Probability, Power>>() : set<QualityFocal<Logit, Power>>();
+    if (o.kind == "focal")
+      o.activated ? set<Focal<Probability, Power>>() : set<Focal<Logit, Power>>();
+    else
+      o.activated ? set<QualityFocal<Probability, Power>>() : set<QualityFocal<Logit, Power>>();
   }
   template <typename F>
   void set() {
@@ -232,7 +238,8 @@ Reduction reduction_of(const Tensor& logits, const std::optional<Tensor>& weight
                        const std::string& reduction, const std::string& kind) {
   const int64_t count = logits.numel();
   const int64_t classes = kind == "quality_focal" ? logits.size(logits.dim() - 1) : 1;
-  return Reduction(weight, avg_factor, divisor, reduction, count, count / std::max<int64_t>(classes, 1));
+  return Reduction(weight, avg_factor, divisor, reduction, count,
+                   count / std::max<int64_t>(classes, 1));
 }
 
 Tensor sigmoid_focal(Tensor logits, Tensor target, std::optional<Tensor> score,

@@ -52,6 +52,8 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
         rich.progress.TextColumn("{task.description}"),
     )
     console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, redirect_stdout=False
+    ) as bar:
         task = bar.add_task("", total=total)
         yield lambda text: bar.update(task, advance=1, description=text)

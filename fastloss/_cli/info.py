@@ -16,7 +16,11 @@ from .console import print_table
 # What the levels of the x86-64 psABI add, as Linux names it; the C++ kernels hold a copy for each.
 _V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-_PARTS = {"cpp": "C++ kernels (_C.so)", "cuda": "CUDA kernels (_C_cuda.so)", "triton": "Triton kernels"}
+_PARTS = {
+    "cpp": "C++ kernels (_C.so)",
+    "cuda": "CUDA kernels (_C_cuda.so)",
+    "triton": "Triton kernels",
+}
 
 
 def _cpu() -> str:

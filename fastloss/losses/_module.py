@@ -27,9 +27,7 @@ class FunctionalLoss(nn.Module):
         avg_factor: float | Tensor | None = None,
     ) -> Tensor:
         options = {name: getattr(self, name) for name in self._names}
-        return type(self).function(
-            input, target, weight=weight, avg_factor=avg_factor, **options
-        )
+        return type(self).function(input, target, weight=weight, avg_factor=avg_factor, **options)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)

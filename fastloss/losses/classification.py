@@ -47,9 +47,7 @@ class VarifocalLoss(FunctionalLoss):
         iou_weighted: bool = True,
         reduction: str = "mean",
     ):
-        super().__init__(
-            alpha=alpha, gamma=gamma, iou_weighted=iou_weighted, reduction=reduction
-        )
+        super().__init__(alpha=alpha, gamma=gamma, iou_weighted=iou_weighted, reduction=reduction)
 
 
 class GaussianFocalLoss(FunctionalLoss):

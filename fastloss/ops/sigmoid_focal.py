@@ -92,7 +92,8 @@ def sigmoid_focal_loss(
 ) -> Tensor:
     r"""Sigmoid focal loss, :math:`a\,(q t + p (1-t))^\gamma\,\mathrm{bce}(x, t)` per element.
 
-    p = sigmoid(x), q = 1 - p, :math:`a = \alpha t + (1-\alpha)(1-t)`. Source: Lin et al., arXiv 1708.02002.
+    p = sigmoid(x), q = 1 - p, :math:`a = \alpha t + (1-\alpha)(1-t)`.
+    Source: Lin et al., arXiv 1708.02002.
 
     Args:
         logits: Any shape with a dense target, (*, C) with class indices; floating point.
@@ -184,8 +185,9 @@ def varifocal_loss(
     reduction: str = "none",
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    r"""Varifocal loss: :math:`t\,\mathrm{bce}` where t > 0, :math:`\alpha |p-t|^\gamma\,\mathrm{bce}` elsewhere.
+    r"""Varifocal loss per element.
 
+    :math:`t\,\mathrm{bce}` where t > 0, :math:`\alpha |p-t|^\gamma\,\mathrm{bce}` elsewhere.
     The gradient flows through the factor. Source: Zhang et al., arXiv 2008.13367.
 
     Args:
@@ -218,9 +220,10 @@ def gaussian_focal_loss(
     reduction: str = "none",
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    r"""Focal loss of heat maps: :math:`-[t=1]\,w_+ (1-p)^\alpha \ln p - w_- (1-t)^\gamma p^\alpha \ln(1-p)`.
+    r"""Focal loss of heat maps per element.
 
-    1e-12 is added inside both logarithms. Source: Law & Deng (CornerNet), arXiv 1808.01244.
+    :math:`-[t=1]\,w_+ (1-p)^\alpha \ln p - w_- (1-t)^\gamma p^\alpha \ln(1-p)`; 1e-12 is added
+    inside both logarithms. Source: Law & Deng (CornerNet), arXiv 1808.01244.
 
     Args:
         probs: Probabilities in [0, 1], any shape, floating point.

@@ -68,8 +68,6 @@ def spread(
 def gradients(needs: int, like: Tensor, *values: tuple[Tensor | None, torch.dtype]) -> list[Tensor]:
     """Cast the gradients asked for by the bits of `needs`; the others become empty tensors."""
     return [
-        value.to(dtype).contiguous()
-        if needs >> i & 1 and value is not None
-        else like.new_empty(0)
+        value.to(dtype).contiguous() if needs >> i & 1 and value is not None else like.new_empty(0)
         for i, (value, dtype) in enumerate(values)
     ]

@@ -1,8 +1,8 @@
 r"""Losses of aligned pairs of boxes, pred and target of shape (*, 4) in xyxy.
 
-With the intersection I (extents clamped at 0), areas A = (x2 - x1)(y2 - y1), not clamped (an inverted
-box counts negative), the hull (smallest enclosing box) H = hw * hh, c^2 = hw^2 + hh^2 and rho the distance
-of the centres:
+With the intersection I (extents clamped at 0), areas A = (x2 - x1)(y2 - y1), not clamped (an
+inverted box counts negative), the hull (smallest enclosing box) H = hw * hh, c^2 = hw^2 + hh^2 and
+rho the distance of the centres:
 
     iou    f(max(I / U, eps)),  U = max(A_p + A_t - I, union_eps),  f = 1 - x | 1 - x^2 | -ln x
     giou   1 - I / U + (H - U) / H,  U as above, H floored at eps
@@ -11,11 +11,14 @@ of the centres:
            v = 4 / pi^2 (atan(w_t / h_t) - atan(w_p / h_p))^2, eps added to heights,
            alpha = [I / U > 1/2] v / (1 - I / U + v), a constant in the gradient
 
-Edge rules: a quotient with a denominator of 0 or below the smallest normal number is 0 (coinciding boxes have alpha = 0). min and max split the
-gradient at a tie, clamp passes it at the bound, as torch. Coordinates beyond 2^60 (float32; 2^500 float64) are scaled by
-a power of two s first, and eps with s^2 or s, so that no product overflows. A pair with a coordinate that is not finite has loss and
-gradient NaN. Sources: Yu et al. arXiv 1608.01471 (IoU), Rezatofighi et al. arXiv 1902.09630 (GIoU), Zheng
-et al. arXiv 1911.08287 and 2005.03572 (DIoU, CIoU); mmdet 3.3.0 `models/losses/iou_loss.py`.
+Edge rules: a quotient with a denominator of 0 or below the smallest normal number is 0 (coinciding
+boxes have alpha = 0). min and max split the gradient at a tie, clamp passes it at the bound, as
+torch. Coordinates beyond 2^60 (float32; 2^500 float64) are scaled by a power of two s first, and
+eps with s^2 or s, so that no product overflows. A pair with a coordinate that is not finite has
+loss and gradient NaN.
+
+Sources: Yu et al. arXiv 1608.01471 (IoU), Rezatofighi et al. arXiv 1902.09630 (GIoU), Zheng et al.
+arXiv 1911.08287 and 2005.03572 (DIoU, CIoU); mmdet 3.3.0 `models/losses/iou_loss.py`.
 """
 
 import math

@@ -1,22 +1,28 @@
-r"""Binary losses per element with a modulating factor. x is the input, t in [0, 1] the target, p = sigmoid(x)
-(p = x if `activated`, and for gaussian_focal), q = 1 - p, bce = -(t ln p + (1 - t) ln q):
+r"""Binary losses per element with a modulating factor.
 
-    focal                 a (q t + p (1 - t))^gamma bce,  a = alpha t + (1 - alpha)(1 - t), 1 if alpha < 0
+x is the input, t in [0, 1] the target, p = sigmoid(x) (p = x if `activated`, and for
+gaussian_focal), q = 1 - p, bce = -(t ln p + (1 - t) ln q):
+
+    focal                 a (q t + p (1 - t))^gamma bce,
+                          a = alpha t + (1 - alpha)(1 - t), or 1 if alpha < 0
     quality_focal         |p - t|^gamma bce
-    varifocal             (u where t > 0, alpha |p - t|^gamma elsewhere) bce,  u = t if pos_weight else 1
-    gaussian_focal        -[t = 1] pos_weight q^alpha ln(p + e) - neg_weight (1 - t)^gamma p^alpha ln(q + e),
-                          e = 1e-12
-    binary_cross_entropy  -(c t ln p + (1 - t) ln q) with c = class_weight of the last dimension; entries with
-                          t < 0 or t = ignore_index are ignored (value and gradient 0)
+    varifocal             t bce where t > 0 (bce if pos_weight is 0),
+                          alpha |p - t|^gamma bce elsewhere
+    gaussian_focal        -[t = 1] pos_weight q^alpha ln(p + e)
+                          - neg_weight (1 - t)^gamma p^alpha ln(q + e),  e = 1e-12
+    binary_cross_entropy  -(c t ln p + (1 - t) ln q),  c = class_weight of the last dimension;
+                          t < 0 and t = ignore_index are ignored: value and gradient 0
 
-The target is dense, of the input's shape (*, C), or holds class indices (*): t = [class = index], times score
-(*) if given; index C is background, a row with ignore_index is ignored, any other index is out of range:
-its row is NaN here (see `check` for CPU and debug mode).
+The target is dense, of the input's shape (*, C), or holds class indices (*): t = [class = index],
+times score (*) if given; index C is background, a row with ignore_index is ignored, any other index
+is out of range: its row is NaN here (see `check` for CPU and debug mode).
 
-Edge rules: ln of a given probability is floored at -100 as in torch; 0^0 = 1; the derivative of |p - t| at 0
-is 0; a negative power of m is taken of max(m, smallest normal number). Sources: Lin et al. arXiv 1708.02002 (focal), Li et al.
-arXiv 2006.04388 (quality), Zhang et al. arXiv 2008.13367 (varifocal), Law & Deng arXiv 1808.01244 (Gaussian);
-mmdet 3.3.0 `models/losses/{focal,gfocal,varifocal,gaussian_focal,cross_entropy}_loss.py`.
+Edge rules: ln of a given probability is floored at -100 as in torch; 0^0 = 1; the derivative of
+|p - t| at 0 is 0; a negative power of m is taken of max(m, smallest normal number).
+
+Sources: Lin et al. arXiv 1708.02002 (focal), Li et al. arXiv 2006.04388 (quality), Zhang et al.
+arXiv 2008.13367 (varifocal), Law & Deng arXiv 1808.01244 (Gaussian); mmdet 3.3.0
+`models/losses/{focal,gfocal,varifocal,gaussian_focal,cross_entropy}_loss.py`.
 """
 
 import torch
@@ -232,6 +238,9 @@ def backward(
         logits,
         (g_x, logits.dtype),
         (None if index else g_t, target.dtype),
-        (None if score is None else (g_t * hot).sum(-1), logits.dtype if score is None else score.dtype),
+        (
+            None if score is None else (g_t * hot).sum(-1),
+            logits.dtype if score is None else score.dtype,
+        ),
         (g_weight, weight_dtype),
     )

@@ -1,4 +1,4 @@
-"""Samples, tolerances and comparisons with which fastloss is tested; users test their own with them."""
+"""Samples, tolerances and comparisons with which fastloss is tested; use them for yours."""
 
 from .compare import assert_matches
 from .modes import capture, forbid_host_reads, implementation

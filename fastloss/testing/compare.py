@@ -45,7 +45,8 @@ def assert_matches(
     floor = torch.finfo(tolerance.dtype).smallest_normal * len(e) ** 0.5 + tolerance.l2 * scale
     if error.norm() > tolerance.l2 * e.norm() + floor:
         raise AssertionError(
-            f"{what}: relative L2 error {(error.norm() / e.norm()).item():.3g} exceeds {tolerance.l2:.3g}"
+            f"{what}: relative L2 error {(error.norm() / e.norm()).item():.3g} exceeds "
+            f"{tolerance.l2:.3g}"
         )
 
 

@@ -29,7 +29,9 @@ class implementation(TorchDispatchMode):
         super().__init__()
         self.language = language
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         op = _op_of(function)
         if op is None:
             return function(*args, **(kwargs or {}))
@@ -43,7 +45,9 @@ class _Capture(TorchDispatchMode):
         super().__init__()
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         op = _op_of(function)
         if op is not None:
             self.calls.append((op.name, args))
@@ -60,7 +64,9 @@ def capture() -> Iterator[list[tuple[str, tuple[Any, ...]]]]:
 class forbid_host_reads(TorchDispatchMode):
     """Raise RuntimeError on reads of a value by the host, data-dependent shapes, device copies."""
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         name = function.name().split(".")[0]
         kwargs = kwargs or {}
         boolean_index = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(

@@ -5,9 +5,9 @@ inputs) by
 
     |a - e| <= result * eps(D) * |e| + compute * eps(C) * (|e| + rms(e) + scale) + smallest(D)
 
-C is the dtype the kernels compute in (float32 for half inputs), rms(e) the root mean square over the
-tensor, scale the magnitude of terms that may cancel (0 if not given), smallest(D) the spacing of
-subnormal numbers. `result` is one rounding; `compute` covers the
+C is the dtype the kernels compute in (float32 for half inputs), rms(e) the root mean square over
+the tensor, scale the magnitude of terms that may cancel (0 if not given), smallest(D) the spacing
+of subnormal numbers. `result` is one rounding; `compute` covers the
 longest chain of operations in any formula (about 100 with divisions and a polynomial, errors mostly
 cancelling) and the sums, which are taken in blocks. Gradients also keep the bounds on relative L2
 error and on bias, which see an error in one direction that the first bound lets through.
@@ -29,7 +29,7 @@ class Tolerance:
 
     @property
     def l2(self) -> float:
-        """Bound on ||a - e|| / ||e||: half the pointwise bound, rounding errors being independent."""
+        """Bound on ||a - e|| / ||e||: half the pointwise one, rounding errors being independent."""
         eps, inner = torch.finfo(self.dtype).eps, torch.finfo(self.compute_dtype).eps
         return 0.5 * (self.result * eps + self.compute * inner)
 

@@ -45,7 +45,8 @@ void bind_box(py::module_& m, const char* name) {
     const PairGradient<T> g = Loss::gradient(pair, options);
     const Axis<T> x = coordinates(pair.x, g.x), y = coordinates(pair.y, g.y);
     // The gradient is with respect to the scaled coordinates.
-    std::array<T, 9> all{Loss::value(pair, options), x.p1, y.p1, x.p2, y.p2, x.t1, y.t1, x.t2, y.t2};
+    std::array<T, 9> all{
+        Loss::value(pair, options), x.p1, y.p1, x.p2, y.p2, x.t1, y.t1, x.t2, y.t2};
     for (int i = 1; i < 9; ++i) all[i] *= pair.scale;
     for (T& value : all) value += pair.poison;
     return all;

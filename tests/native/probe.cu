@@ -14,8 +14,8 @@
 
 // These exist in CUDA builds of torch only. Weak, they let the object load on the others too.
 extern "C" {
-__attribute__((weak)) decltype(aoti_torch_get_current_cuda_stream)
-    aoti_torch_get_current_cuda_stream;
+__attribute__((
+    weak)) decltype(aoti_torch_get_current_cuda_stream) aoti_torch_get_current_cuda_stream;
 __attribute__((weak)) decltype(torch_c10_cuda_check_msg) torch_c10_cuda_check_msg;
 __attribute__((weak)) decltype(torch_c10_cuda_free_error_msg) torch_c10_cuda_free_error_msg;
 

@@ -137,7 +137,9 @@ def test_finite_for_inverted_boxes(kind, pairs, unit):
 
 
 @each_kind
-@given(pairs=pairs, where=st.integers(0, 7), bad=st.sampled_from((torch.nan, torch.inf, -torch.inf)))
+@given(
+    pairs=pairs, where=st.integers(0, 7), bad=st.sampled_from((torch.nan, torch.inf, -torch.inf))
+)
 def test_nan_where_a_coordinate_is_not_finite(kind, pairs, where, bad):
     pairs = torch.cat((pairs, pairs))
     pairs[len(pairs) // 2, where] = bad

@@ -1,4 +1,4 @@
-"""What the kernels of all stems share: launch choices, broadcast operands, reduction, elementary functions."""
+"""What the kernels of all stems share: launches, operands, reduction, elementary functions."""
 
 import math
 import struct
@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements per program: 4 to 16 bytes a lane for 8 warps, enough loads in flight to cover memory latency.
-# The chunks of a sum depend on this and on the shape only, so results are the same on every GPU.
+# Elements per program: 8 for each of 128 lanes, enough loads in flight to cover memory latency. The
+# chunks of a sum depend on this and on the shape only, so results are the same on every GPU.
 BLOCK = 1024
 NUM_WARPS = 4
 
@@ -44,14 +44,16 @@ def language_dtype(tensor: Tensor) -> Any:
 
 
 def bits(value: float) -> int:
-    """The bits of a double as an integer; a kernel's float arguments would be rounded to float32."""
+    """The bits of a double as an integer; a kernel's float arguments are rounded to float32."""
     return struct.unpack("q", struct.pack("d", value))[0]
 
 
 @dataclass(frozen=True)
 class Operand:
     """A tensor of any strides read in row-major order: element i is at
-    (i // columns) * row_stride + (i % columns) * column_stride. MODE 0: absent, 1: dense, 2: strided."""
+    (i // columns) * row_stride + (i % columns) * column_stride.
+    `mode` is 0 for an absent tensor, 1 for a dense, 2 for a strided one.
+    """
 
     tensor: Tensor
     columns: int
@@ -165,7 +167,7 @@ def finish_sum(
 def reduce(
     r: Reduction, like: Tensor, widen: bool, shape: Sequence[int], run: Callable[[Tensor], None]
 ) -> Tensor:
-    """`run(out)` writes the weighted losses, or their sum per program, into `out`; finish the rest."""
+    """`run(out)` writes the weighted losses, or their sum per program; the rest is done here."""
     if r.none:
         out = like.new_empty(shape, dtype=result_dtype(like, widen))
         run(out)
@@ -209,7 +211,7 @@ def load_incoming(
     grad, g_columns, g_row, g_column, avg_factor, divisor, i, m,
     G_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """d result / d weighted loss for the elements i; G_MODE 0 stands for an incoming gradient of 1."""
+    """d result / d weighted loss for the elements i; G_MODE 0 is an incoming gradient of 1."""
     if NONE:
         g = load_operand(grad, g_columns, g_row, g_column, i, m, G_MODE).to(DTYPE)
     else:

@@ -1,4 +1,4 @@
-"""Triton kernels of the stem `box_loss`. Boxes are xyxy; formulas: fastloss/reference/box_loss.py."""
+"""Triton kernels of the stem `box_loss`, xyxy; formulas: fastloss/reference/box_loss.py."""
 
 import math
 
@@ -18,7 +18,7 @@ FOUR_OVER_PI2 = tl.constexpr(4 / math.pi**2)
 
 @triton.jit
 def _load_boxes(boxes, i, n, BLOCK: tl.constexpr, DTYPE: tl.constexpr):
-    """x1, y1, x2, y2 (BLOCK) of boxes i: one 16-byte load a lane, then a transposition in registers."""
+    """x1, y1, x2, y2 (BLOCK) of boxes i: one 16-byte load each, transposed in registers."""
     at = i[:, None] * 4 + tl.arange(0, 4)[None, :]
     tile = tl.load(boxes + at, mask=(i < n)[:, None], other=0.0).to(DTYPE)  # (BLOCK, 4)
     x, y = tl.split(tl.reshape(tile, (BLOCK, 2, 2)))  # (BLOCK, 2) each: x1 x2, y1 y2
@@ -36,14 +36,12 @@ def _store_boxes(out, x1, y1, x2, y2, i, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def _largest(x1, y1, x2, y2):
-    return tl.maximum(
-        tl.maximum(tl.abs(x1), tl.abs(y1)), tl.maximum(tl.abs(x2), tl.abs(y2))
-    )
+    return tl.maximum(tl.maximum(tl.abs(x1), tl.abs(y1)), tl.maximum(tl.abs(x2), tl.abs(y2)))
 
 
 @triton.jit
 def _scale_of(px1, py1, px2, py2, tx1, ty1, tx2, ty2, DTYPE: tl.constexpr):
-    """The power of two that keeps products finite, and 0 or NaN where a coordinate is not finite."""
+    """The power of two that keeps products finite; 0, or NaN where a coordinate is not finite."""
     largest = tl.maximum(_largest(px1, py1, px2, py2), _largest(tx1, ty1, tx2, ty2))
     one = tl.zeros_like(largest) + 1.0  # a where of two constants would round them to float32
     if DTYPE == tl.float64:
@@ -189,7 +187,8 @@ def box_loss_bwd(
     partial,  # (programs), the sum of weighted losses, if LOSS
     n,
     EPS: tl.constexpr, UNION_EPS: tl.constexpr, KIND: tl.constexpr, MODE: tl.constexpr,
-    NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr, W_MODE: tl.constexpr, NONE: tl.constexpr,
+    NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr, W_MODE: tl.constexpr,
+    NONE: tl.constexpr,
     HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -199,8 +198,8 @@ def box_loss_bwd(
     s, poison = _scale_of(px1, py1, px2, py2, tx1, ty1, tx2, ty2, DTYPE)
     px1, py1, px2, py2 = px1 * s, py1 * s, px2 * s, py2 * s
     tx1, ty1, tx2, ty2 = tx1 * s, ty1 * s, tx2 * s, ty2 * s
-    loss, iou, inverse, open_union, g_iou, g_union, g_area, g_c2, g_rho2, g_angle = _loss_and_slopes(
-        px1, py1, px2, py2, tx1, ty1, tx2, ty2, s, EPS, UNION_EPS, KIND, MODE
+    loss, iou, inverse, open_union, g_iou, g_union, g_area, g_c2, g_rho2, g_angle = (
+        _loss_and_slopes(px1, py1, px2, py2, tx1, ty1, tx2, ty2, s, EPS, UNION_EPS, KIND, MODE)
     )
     k = load_incoming(
         grad, g_columns, g_row, g_column, avg_factor, divisor, i, m,
@@ -294,7 +293,10 @@ def with_gradient(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     n = pred.numel() // 4
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
-    gradients, partial = common.gradients_like(1, pred, target, weight), common.partial_sums(r, pred)
+    gradients, partial = (
+        common.gradients_like(1, pred, target, weight),
+        common.partial_sums(r, pred),
+    )
     with torch.cuda.device_of(pred):
         _backward(r, None, pred, target, kind, mode, eps, union_eps, gradients, partial, 1)
         return common.finish(r, pred, widen, partial), gradients[0]

@@ -64,7 +64,8 @@ def regression_loss_bwd(
     g_pred, g_target, g_weight,  # (n) each, if wanted
     partial,  # (programs), the sum of weighted losses, if LOSS
     n,
-    BETA: tl.constexpr, KIND: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr,
+    BETA: tl.constexpr, KIND: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr,
+    G_MODE: tl.constexpr,
     W_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -138,7 +139,10 @@ def with_gradient(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     n = pred.numel()
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
-    gradients, partial = common.gradients_like(1, pred, target, weight), common.partial_sums(r, pred)
+    gradients, partial = (
+        common.gradients_like(1, pred, target, weight),
+        common.partial_sums(r, pred),
+    )
     with torch.cuda.device_of(pred):
         _backward(r, None, pred, target, kind, beta, gradients, partial, 1)
         return common.finish(r, pred, widen, partial), gradients[0]

@@ -210,7 +210,8 @@ def sigmoid_focal_bwd(
     ignore_index, n,
     ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
     KIND: tl.constexpr, ACTIVATED: tl.constexpr, CLASSES: tl.constexpr, INDEX: tl.constexpr,
-    SCORE: tl.constexpr, WEIGHTED: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr,
+    SCORE: tl.constexpr, WEIGHTED: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr,
+    G_MODE: tl.constexpr,
     W_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -243,7 +244,9 @@ def sigmoid_focal_bwd(
         tl.store(g_score + row, value.to(g_score.dtype.element_ty), mask=m & writer)
 
 
-def _arguments(logits, target, score, class_weight, kind, activated, alpha, gamma, pos, neg, ignore_index):
+def _arguments(
+    logits, target, score, class_weight, kind, activated, alpha, gamma, pos, neg, ignore_index
+):
     """Tensors, the ignored index and the compile-time constants that both kernels take."""
     index = target.dim() == logits.dim() - 1
     tensors = (

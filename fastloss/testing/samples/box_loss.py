@@ -17,7 +17,7 @@ COUNTS = (1, 9, 512, 513, 2111)
 
 
 def pairs(count: int, g: torch.Generator, image: float = 100.0) -> tuple[Tensor, Tensor]:
-    """Targets in an image of that size and predictions that mostly overlap them, (count, 4) each."""
+    """Predictions that mostly overlap their targets in an image of that size, (count, 4) each."""
     corner = torch.rand(count, 2, generator=g, dtype=torch.float64) * image
     size = (torch.rand(count, 2, generator=g, dtype=torch.float64) * 0.4 + 0.05) * image
     target = torch.cat((corner, corner + size), 1)

@@ -16,7 +16,11 @@ def samples() -> Iterator[Sample]:
         g = generator(1)
         for shape in SHAPES:
             pred, target = (torch.randn(shape, generator=g, dtype=torch.float64) for _ in "pt")
-            tags = {"small", "smooth"} if pred.numel() < 50 else ({"large"} if pred.numel() > 512 else set())
+            tags = (
+                {"small", "smooth"}
+                if pred.numel() < 50
+                else ({"large"} if pred.numel() > 512 else set())
+            )
             for reduction in ("none", "mean", "sum"):
                 yield Sample(
                     f"{kind}-{'x'.join(map(str, shape))}-{reduction}",
@@ -26,7 +30,12 @@ def samples() -> Iterator[Sample]:
                     tags=frozenset(tags),
                 )
         pred, target = (torch.randn(6, 3, 11, generator=g, dtype=torch.float64) for _ in "pt")
-        for name, shape in (("element", (6, 3, 11)), ("row", (6, 1, 1)), ("column", (11,)), ("middle", (3, 1))):
+        for name, shape in (
+            ("element", (6, 3, 11)),
+            ("row", (6, 1, 1)),
+            ("column", (11,)),
+            ("middle", (3, 1)),
+        ):
             weight = torch.rand(shape, generator=g, dtype=torch.float64)
             yield Sample(
                 f"{kind}-weight-{name}",
@@ -43,7 +52,9 @@ def samples() -> Iterator[Sample]:
                 {"pred": pred, "target": target, "weight": weight, "avg_factor": factor},
                 {"kind": kind},
             )
-        edges = torch.tensor([0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, torch.inf, torch.nan], dtype=torch.float64)
+        edges = torch.tensor(
+            [0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, torch.inf, torch.nan], dtype=torch.float64
+        )
         yield Sample(
             f"{kind}-edges",
             F.regression_loss,

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map
 class Sample:
     """`function(**inputs, **options)`, inputs in float64 on the CPU until `cast`.
 
-    Every floating tensor in `inputs` is differentiable unless named in `constant`. Tags: "small" (cheap
-    to run often), "smooth" (finite differences hold), "edge" (degenerate values), "large" (beyond one block of any kernel).
-    `scale` is the natural magnitude of results that may cancel to 0.
+    Every floating tensor in `inputs` is differentiable unless named in `constant`. Tags: "small"
+    (cheap to run often), "smooth" (finite differences hold), "edge" (degenerate values), "large"
+    (beyond one block of any kernel). `scale` is the magnitude of results that may cancel to 0.
     """
 
     name: str
@@ -29,7 +29,8 @@ class Sample:
     def map(self, function: Callable[[Tensor], Any]) -> "Sample":
         """This sample with `function` applied to every input tensor."""
         return replace(
-            self, inputs=tree_map(lambda x: function(x) if isinstance(x, Tensor) else x, self.inputs)
+            self,
+            inputs=tree_map(lambda x: function(x) if isinstance(x, Tensor) else x, self.inputs),
         )
 
     def cast(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> "Sample":
@@ -49,7 +50,11 @@ class Sample:
         for name, value in self.inputs.items():
             parts = value if isinstance(value, tuple) else (value,)
             for i, part in enumerate(parts):
-                if isinstance(part, Tensor) and part.is_floating_point() and name not in self.constant:
+                if (
+                    isinstance(part, Tensor)
+                    and part.is_floating_point()
+                    and name not in self.constant
+                ):
                     found[f"{name}.{i}" if len(parts) > 1 else name] = part
         return found
 
@@ -64,7 +69,7 @@ class Sample:
         return {name: pick(name, value) for name, value in self.inputs.items()}
 
     def run(self, only_first: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """Value and the gradients to all leaves, or to the first alone, which may take another path.
+        """Value and gradients to all leaves, or to the first alone (another path in `_autograd`).
 
         The incoming gradient is fixed, see `incoming`.
         """

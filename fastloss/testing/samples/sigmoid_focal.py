@@ -22,7 +22,8 @@ VARIANTS: tuple[tuple[str, Any, dict[str, Any]], ...] = (
     ("varifocal", F.varifocal_loss, {}),
     ("varifocal-gamma3", F.varifocal_loss, {"gamma": 3.0, "iou_weighted": False}),
     ("gaussian", F.gaussian_focal_loss, {}),
-    ("gaussian-general", F.gaussian_focal_loss, {"alpha": 1.5, "gamma": 3.0, "pos_weight": 2.0, "neg_weight": 0.5}),
+    ("gaussian-general", F.gaussian_focal_loss,
+     {"alpha": 1.5, "gamma": 3.0, "pos_weight": 2.0, "neg_weight": 0.5}),
     ("bce", F.binary_cross_entropy, {}),
 )  # fmt: skip
 
@@ -68,7 +69,11 @@ def _samples(name: str, function: Any, options: dict[str, Any]) -> Iterator[Samp
         if shape == SHAPES[1]:
             for form, weight_shape in weights.items():
                 weight = torch.rand(weight_shape, generator=g, dtype=torch.float64)
-                for reduction, factor in (("none", None), ("mean", 2.5), ("mean", torch.tensor(2.5, dtype=torch.float64))):
+                for reduction, factor in (
+                    ("none", None),
+                    ("mean", 2.5),
+                    ("mean", torch.tensor(2.5, dtype=torch.float64)),
+                ):
                     yield Sample(
                         f"{name}-weight-{form}-{reduction}-{type(factor).__name__}",
                         function,
@@ -80,7 +85,11 @@ def _samples(name: str, function: Any, options: dict[str, Any]) -> Iterator[Samp
 
 def _edges(name: str, function: Any, options: dict[str, Any]) -> Iterator[Sample]:
     argument, probability = _first(function, options)
-    values = [0.0, 1.0, 0.5, 1e-7, 1e-30] if probability else [0.0, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4]
+    values = (
+        [0.0, 1.0, 0.5, 1e-7, 1e-30]
+        if probability
+        else [0.0, 20.0, -20.0, 100.0, -100.0, 1e4, -1e4]
+    )
     grid = torch.cartesian_prod(
         torch.tensor([*values, torch.nan], dtype=torch.float64),
         torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64),
