@@ -1,4 +1,4 @@
-"""`python -m fastloss`: info tells what runs, selftest finds wrong kernels and records right ones."""
+"""`python -m fastloss`: info tells what runs, selftest finds wrong kernels and records the right."""
 
 import itertools
 import json
@@ -134,7 +134,7 @@ def test_selftest_refuses_a_missing_gpu(options, capsys):
 
 
 def test_record_holds_the_kernels_that_passed(tmp_path, monkeypatch):
-    """Other ops keep their entries; ops without a CUDA kernel get none, those that failed lose it."""
+    """Other ops keep their entries; ops without CUDA kernel get none, those that failed lose it."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     runs = {"cuda": "Triton"}, {"cuda": "Triton"}, {"cuda": "reference (no Triton: no kernel)"}
     monkeypatch.setattr(_library, "backends", lambda: dict(zip("abc", runs)))

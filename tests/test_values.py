@@ -41,7 +41,7 @@ def test_reference(sample, dtype):
     check(sample, dtype, implementation("reference"))
 
 
-def for_interpreter() -> list:
+def for_triton() -> list:
     """All samples in float32; the other dtypes, which only change loads and stores, on small ones
     without reduction, and half precision also on the degenerate ones."""
     chosen = []
@@ -59,7 +59,7 @@ def for_interpreter() -> list:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles for the GPU here")
-@pytest.mark.parametrize("sample,dtype", for_interpreter())
+@pytest.mark.parametrize("sample,dtype", for_triton())
 def test_triton_interpreted(sample, dtype, triton_kernels):
     """The Triton kernels in Triton's interpreter, which cuts results off to bfloat16."""
     tolerance = TOLERANCES[dtype].truncated() if dtype == torch.bfloat16 else None
@@ -67,8 +67,7 @@ def test_triton_interpreted(sample, dtype, triton_kernels):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
+@pytest.mark.parametrize("sample,dtype", for_triton())
 def test_gpu(sample, dtype):
     rounded = sample.cast(dtype)
     expected, expected_gradients = rounded.expected()

@@ -154,7 +154,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _commit() -> str:
-    """HEAD of the checkout this package is, "+dirty" if code that the checks run differs from it."""
+    """HEAD of the package's checkout, "+dirty" if code that the checks run differs from it."""
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return "unknown"
     code = [f":/{folder}" for folder in ("fastloss", "triton_kernels", "csrc")]

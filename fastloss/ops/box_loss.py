@@ -33,8 +33,8 @@ def box_loss(
     Formulas, with intersection I, union U, hull H, its squared diagonal c^2 and the distance rho of
     the centres: "iou" :math:`f(\max(I/U, eps))` with f = 1 - x ("linear"), 1 - x^2 ("square"),
     -ln x ("log"); "giou" :math:`1 - I/U + (H-U)/H`; "diou" :math:`1 - I/U + \rho^2/c^2`; "ciou" is
-    diou :math:`+ \alpha v` with the aspect term v, clamped to [0, 2]. How eps enters, edge rules and
-    sources: `fastloss/reference/box_loss.py`.
+    diou :math:`+ \alpha v` with the aspect term v, clamped to [0, 2]. How eps enters, edge rules
+    and sources: `fastloss/reference/box_loss.py`.
 
     Args:
         pred: (*, 4), x1 y1 x2 y2, floating point. Inverted boxes count with negative area.

@@ -77,13 +77,21 @@ def test_translation_changes_no_bit(kind, pairs, x, y):
         assert torch.equal(a, b)
 
 
+MODES = {"dispatched": contextlib.nullcontext(), "reference": implementation("reference")}
+# Without and with the scaling of huge coordinates; between them derivatives become subnormal.
+POWERS = {
+    torch.float32: st.integers(-25, 45) | st.integers(62, 90),
+    torch.float64: st.integers(-200, 450) | st.integers(502, 900),
+}
+
+
 @linear_kinds
-@pytest.mark.parametrize("dtype,low,high", ((torch.float32, -25, 110), (torch.float64, -200, 900)))
-@pytest.mark.parametrize("mode", (contextlib.nullcontext(), implementation("reference")))
+@pytest.mark.parametrize("dtype", POWERS, ids=str)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @given(data=st.data(), pairs=pairs)
-def test_scale_by_a_power_of_two_changes_no_bit(kind, dtype, low, high, mode, data, pairs):
+def test_scale_by_a_power_of_two_changes_no_bit(kind, dtype, mode, data, pairs):
     """With eps 0 the losses are free of scale, the gradient is inverse to it."""
-    scale = 2.0 ** data.draw(st.integers(low, high))
+    scale = 2.0 ** data.draw(POWERS[dtype])
     with mode:
         loss, gradient = run(pairs.to(dtype), kind, eps=0)
         scaled_loss, scaled_gradient = run(pairs.to(dtype) * scale, kind, eps=0)
