@@ -1,4 +1,4 @@
-"""`python -m fastloss`: info tells what runs, selftest finds wrong kernels and records the right."""
+"""`python -m fastloss`: info tells what runs, selftest finds wrong kernels, records the right."""
 
 import itertools
 import json

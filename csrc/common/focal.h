@@ -31,7 +31,9 @@ struct Logit {
     q = x < T(0) ? r : e * r;
     softplus_tail = log1p_unit(e, e * (T(1) + e) * inverse);
   }
-  FASTLOSS_FN T bce(T t) const { return (max_(x, T(0)) - x * t) + softplus_tail; }
+  FASTLOSS_FN T bce(T t) const {
+    return t * (max_(-x, T(0)) + softplus_tail) + (T(1) - t) * (max_(x, T(0)) + softplus_tail);
+  }
   FASTLOSS_FN T bce_dx(T t) const { return residual(t); }
   FASTLOSS_FN T bce_dt(T) const { return -x; }
   FASTLOSS_FN T residual(T t) const { return p * (T(1) - t) - q * t; }  // p - t

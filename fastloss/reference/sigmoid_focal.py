@@ -102,7 +102,7 @@ class _Input:
         else:
             self.p, self.q = x.sigmoid(), (-x).sigmoid()
             self.dp = self.p * self.q
-            self.bce = F.relu(x) - x * t + torch.log1p((-x.abs()).exp())
+            self.bce = -t * F.logsigmoid(x) - (1 - t) * F.logsigmoid(-x)
             self.bce_dt = -x
         self.residual = self.p * (1 - t) - self.q * t  # p - t without cancellation at p = t = 1
         self.bce_dx = self.residual
@@ -122,7 +122,7 @@ def _loss(x, t, c, kind, activated, alpha, gamma, pos_weight, neg_weight) -> Ten
         positive = pos_weight * (t == 1).to(x.dtype) * (1 - x).pow(alpha) * (x + EPS).log()
         return -positive - neg_weight * (1 - t).pow(gamma) * x.pow(alpha) * (1 - x + EPS).log()
     if kind == "binary_cross_entropy":
-        loss = (1 - t) * F.softplus(x) + c * t * F.softplus(-x)
+        loss = -(1 - t) * F.logsigmoid(-x) - c * t * F.logsigmoid(x)
         return torch.where(t < 0, 0, loss)
     i = _Input(x, t, activated)
     if kind == "focal":
@@ -147,7 +147,7 @@ def _gradient(
         return g_x, neg_weight * _slope(1 - t, gamma) * log_q * x.pow(alpha)
     if kind == "binary_cross_entropy":
         g_x = (1 - t) * x.sigmoid() - c * t * (-x).sigmoid()
-        g_t = c * F.softplus(-x) - F.softplus(x)
+        g_t = F.logsigmoid(-x) - c * F.logsigmoid(x)
         return torch.where(t < 0, 0, g_x), torch.where(t < 0, 0, g_t)
     i = _Input(x, t, activated)
     if kind == "focal":

@@ -27,7 +27,9 @@ def gradients(pred, target, kind):
 def test_smooth_l1_is_l1_up_to_half_beta(x, beta):
     l1 = loss(x, torch.zeros_like(x), "l1")
     smooth = loss(x, torch.zeros_like(x), "smooth_l1", beta=beta)
-    assert torch.all((0 <= smooth) & (smooth <= l1)) and torch.all(l1 - smooth <= beta / 2 + 1e-15 * l1)
+    assert torch.all((0 <= smooth) & (smooth <= l1)) and torch.all(
+        l1 - smooth <= beta / 2 + 1e-15 * l1
+    )
 
 
 @each_kind

@@ -7,6 +7,7 @@ from hypothesis import given
 from strategies import assert_like_reference, dtypes, layouts, rows, seeds, shapes, tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+import fastloss
 import fastloss.functional as F
 from fastloss.testing import Sample
 
@@ -60,6 +61,17 @@ def test_without_modulation_it_is_torchs_cross_entropy(x, seed):
     torch.testing.assert_close(focal, expected, rtol=1e-13, atol=1e-15)
     torch.testing.assert_close(F.binary_cross_entropy(x, target), expected, rtol=1e-13, atol=1e-15)
     torch.testing.assert_close(quality, expected.sum(-1), rtol=1e-13, atol=1e-15)
+
+
+@each_of_logits
+@given(x=logits, seed=seeds)
+def test_reference_backend_differentiates_the_same_function(name, x, seed):
+    target = tensor(seed, *x.shape).sigmoid()
+    loss, gradient = run(name, x, target)
+    with fastloss.backend("reference"):
+        derived_loss, derived = run(name, x, target)
+    torch.testing.assert_close(derived_loss, loss, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(derived, gradient, rtol=1e-9, atol=1e-12)
 
 
 @each_loss

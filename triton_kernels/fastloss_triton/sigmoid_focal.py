@@ -39,7 +39,8 @@ def _from_logit(x, t):
     p = tl.where(x < 0.0, e * r, r)
     q = tl.where(x < 0.0, r, e * r)
     tail = log1p_unit(e)
-    bce = (tl.where(x > 0.0, x, 0.0) - x * t) + tail
+    pos, neg = tl.where(x < 0.0, -x, 0.0) + tail, tl.where(x > 0.0, x, 0.0) + tail
+    bce = t * pos + (1.0 - t) * neg
     return p, q, p * q, bce, p * (1.0 - t) - q * t, -x, tail
 
 
