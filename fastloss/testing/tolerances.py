@@ -8,9 +8,9 @@ inputs) by
 C is the dtype the kernels compute in (float32 for half inputs), rms(e) the root mean square over
 the tensor, scale the magnitude of terms that may cancel (0 if not given), smallest(D) the spacing
 of subnormal numbers. `result` is one rounding; `compute` covers the longest chain of operations in
-any formula (about 100 with divisions and a polynomial, errors mostly cancelling) and the sums, which
-are taken in blocks. A tensor also keeps a bound on its relative L2 error, half as wide, which sees
-many small errors in one direction that the first bound lets through.
+any formula (about 100 with divisions and a polynomial, errors mostly cancelling) and the sums,
+which are taken in blocks. A tensor also keeps a bound on its relative L2 error, half as wide, which
+sees many small errors in one direction that the first bound lets through.
 """
 
 from dataclasses import dataclass, replace
