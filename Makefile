@@ -8,23 +8,29 @@ FASTLOSS_CUDA ?= auto
 # The second torch of test-full, which runs the binary that was built on the first.
 TORCH2 ?= torch==2.15.0
 VENV2 ?= .venv-torch2
+# Its second Triton, in a folder of its own; the interpreter of 3.6 needs a NumPy before 2.4.
+TRITON2 ?= triton==3.6.0 numpy==2.3.5
+# Random calls of each op under the sanitizers.
+CASES ?= 2000
 # gpu-check uses this Python, with the torch and the Triton it has.
 GPU_PYTHON ?= python3
 GPU_STEPS := build selftest tests sanitizer bench
 
 export FASTLOSS_CPP FASTLOSS_CUDA
 export FASTLOSS_REFERENCES := $(abspath $(VENV))/references
+export FASTLOSS_TRITON2 := $(abspath $(VENV))/triton2
+export FASTLOSS_PYTHON2 := $(abspath $(VENV2))/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PY := $(VENV)/bin/python
 SOURCES := setup.py pyproject.toml fastloss/_version.py $(shell find csrc -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-full bench lint format clean gpu-check $(GPU_STEPS:%=gpu-%) FORCE
+.PHONY: help demo test test-full asan bench lint format clean gpu-check $(GPU_STEPS:%=gpu-%) FORCE
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON VENV TORCH TRITON TORCH2 FASTLOSS_CPP FASTLOSS_CUDA CXX MAX_JOBS GPU_PYTHON COMMIT"
+	@echo "Variables: PYTHON VENV TORCH TRITON TORCH2 TRITON2 CASES FASTLOSS_CPP FASTLOSS_CUDA CXX MAX_JOBS GPU_PYTHON COMMIT"
 
 demo: $(VENV)/built  ## train a small detector on a real image, with plain losses and with fastloss
 	$(PY) examples/train_detector.py
@@ -32,8 +38,12 @@ demo: $(VENV)/built  ## train a small detector on a real image, with plain losse
 test: $(VENV)/built $(VENV)/references.done  ## the test suite (add ARGS="-k focal" to choose)
 	$(PY) -m pytest $(ARGS)
 
-test-full: test $(VENV2)/installed  ## the long tests too, and a second torch on the same binary
-	FASTLOSS_PYTHON2=$(abspath $(VENV2))/bin/python $(PY) -m pytest -m full
+test-full: $(VENV)/built $(VENV)/references.done $(VENV2)/installed $(VENV)/triton2.done
+test-full:  ## all tests, also the long ones, sanitizers, a second torch and a second Triton
+	$(PY) tests/full_check.py $(CASES)
+
+asan: $(VENV)/built  ## random calls of every op (CASES=2000 each) under address and UB sanitizers
+	$(PY) tests/corpus/sanitize.py $(CASES)
 
 bench: $(VENV)/built  ## time and memory against eager PyTorch and torch.compile
 	$(PY) -m bench $(ARGS)
@@ -63,8 +73,9 @@ $(GPU_STEPS:%=gpu-%): gpu-%:
 # A settings file changes only when its variables do, and then what depends on it is made again.
 $(VENV)/settings: SETTINGS = $(TORCH) $(TRITON)
 $(VENV2)/settings: SETTINGS = $(TORCH2)
+$(VENV)/settings2: SETTINGS = $(TRITON2)
 $(VENV)/switches: SETTINGS = $(FASTLOSS_CPP) $(FASTLOSS_CUDA) $(CXX)
-$(VENV)/settings $(VENV)/switches $(VENV2)/settings: FORCE
+$(VENV)/settings $(VENV)/settings2 $(VENV)/switches $(VENV2)/settings: FORCE
 	@mkdir -p $(@D)
 	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' > $@
 
@@ -83,6 +94,11 @@ $(VENV)/references.done: tests/compat/requirements.txt $(VENV)/installed
 	@rm -rf $(FASTLOSS_REFERENCES)
 	@$(PY) -m pip install --quiet --no-deps --target $(FASTLOSS_REFERENCES) -r $< && touch $@ \
 	  || echo "The reference libraries did not install: tests that compare with them are skipped."
+
+$(VENV)/triton2.done: $(VENV)/settings2 $(VENV)/installed
+	@rm -rf $(FASTLOSS_TRITON2)
+	@$(PY) -m pip install --quiet --no-deps --target $(FASTLOSS_TRITON2) $(TRITON2) && touch $@ \
+	  || echo "The second Triton did not install: its tests are skipped."
 
 $(VENV2)/installed: $(VENV2)/settings
 	@$(call make_venv,$(VENV2))

@@ -1,5 +1,5 @@
-"""`python -m bench` measures; `python -m bench report` writes the README's table and the plots from
-the records."""
+"""`python -m bench` measures; `python -m bench report` writes the README's tables and the plots
+from the records."""
 
 from __future__ import annotations
 
@@ -25,17 +25,22 @@ def _run_parser() -> argparse.ArgumentParser:
         prog="python -m bench",
         description="Time and memory of fastloss against eager PyTorch and torch.compile; "
         "numbers are checked first.",
-        epilog="`python -m bench report [--check]` regenerates the README's table and the plots "
+        epilog="`python -m bench report [--check]` regenerates the README's tables and the plots "
         "from the records.",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--suite", choices=workloads.suites(), default="losses")
+    parser.add_argument("--suite", choices=workloads.SUITES, help="default: all")
     parser.add_argument("--stem", help="only the workloads of this stem")
     parser.add_argument(
         "--workload", action="append", metavar="NAME", help="only this workload (repeatable)"
     )
     parser.add_argument("--size", choices=("small", "large"), default="small")
-    parser.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=1,
+        help="CPU threads (default 1); with more, fastloss is compared with itself on one as well",
+    )
     parser.add_argument("--rounds", type=_positive, help=f"default {runner.ROUNDS}")
     parser.add_argument(
         "--quick",
@@ -66,7 +71,7 @@ def _positive(text: str) -> int:
 def _report_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench report",
-        description="Writes the table between the markers in the README, and a plot per device.",
+        description="Writes the tables between the markers in the README, and a plot per device.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if the README differs"
@@ -110,9 +115,6 @@ def _run(options: argparse.Namespace, chosen: Sequence[workloads.Workload]) -> i
     on = machine.inspect(options.device, options.threads)
     if options.commit is not None:
         on = dataclasses.replace(on, commit=options.commit)
-    path = options.json
-    if path is None and not options.quick:
-        path = RESULTS / on.slug / f"{options.suite}.jsonl"
     found: list[Record] = []
     total = sum(runner.units(w, rounds, not options.quick) for w in chosen)
     with console.listener(total) as listener:
@@ -128,7 +130,9 @@ def _run(options: argparse.Namespace, chosen: Sequence[workloads.Workload]) -> i
                 listener=listener,
             )
             found += fresh
-            if path is not None:  # after every workload, so that an interrupted run keeps its part
+            path = options.json or RESULTS / on.slug / f"{workload.suite}.jsonl"
+            # After every workload, so that an interrupted run keeps its part.
+            if options.json is not None or not options.quick:
                 records.save(path, fresh)
     _print(found, on)
     if options.plot is not None:
@@ -145,7 +149,7 @@ def _is_fatal(record: Record) -> bool:
 
 def _print(found: Sequence[Record], on: machine.Machine) -> None:
     header = ("workload", "contender", "ms", "p20-p80", "x eager", "MB", "GB/s", "% floor", "error")
-    title = f"{on.name}: forward + backward, {found[0].clock}, copy {on.copy_gbps:.1f} GB/s"
+    title = f"{on.name}: {found[0].clock}, copy {on.copy_gbps:.1f} GB/s"
     console.print_table(title, header, [_cells(record) for record in found])
     for record in found:
         if record.status not in (records.OK, records.WRONG):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ import fastloss
 from bench import upstream
 from bench.inputs import Inputs
 from bench.timing import Step
-from bench.workloads import Loss, Workload
+from bench.workloads import Function, Workload
 
 EAGER, COMPILED, FASTLOSS = "eager", "compiled", "fastloss"
 
@@ -24,24 +25,16 @@ EAGER, COMPILED, FASTLOSS = "eager", "compiled", "fastloss"
 class Contender:
     name: str
     source: str
-    loss: Loss  # (pred, target, *, weight, avg_factor) -> scalar
+    function: Function  # called with `Inputs.arguments` and `Inputs.named`
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Loss and gradient of the plain baseline in float64, on the rounded inputs."""
-
-    loss: float
-    grad: Tensor
-
-
-def plain(workload: Workload) -> Loss:
+def plain(workload: Workload) -> Function:
     module = importlib.import_module(f"bench.baselines.{workload.stem}")
     return partial(getattr(module, workload.call), **workload.options)
 
 
 def eager(workload: Workload) -> Contender:
-    """The upstream class where it can be imported, else the plain version."""
+    """The upstream class or function where it can be imported, else the plain version."""
     if workload.upstream is not None:
         try:
             return Contender(EAGER, *upstream.load(workload.upstream))
@@ -59,9 +52,10 @@ def compiled(workload: Workload) -> Contender:
 
 
 def ours(workload: Workload, device: torch.device) -> Contender:
-    function = getattr(fastloss.functional, workload.call)
-    loss = partial(function, **workload.options, reduction="mean")
-    return Contender(FASTLOSS, f"fastloss {_implementation(workload.stem, device)}", loss)
+    function = partial(getattr(fastloss.functional, workload.call), **workload.options)
+    if workload.reduces:  # the baselines of losses always do
+        function = partial(function, reduction="mean")
+    return Contender(FASTLOSS, f"fastloss {_implementation(workload.stem, device)}", function)
 
 
 def _implementation(stem: str, device: torch.device) -> str:
@@ -86,39 +80,57 @@ def builders(
     return table
 
 
-def _peer(name: str, make: Callable[[], Loss]) -> Contender:
+def _peer(name: str, make: Callable[[], Function]) -> Contender:
     return Contender(name, name, make())
 
 
-def make_step(loss: Loss, inputs: Inputs) -> Step:
-    """Forward and backward, with the gradient freed again as an optimizer's zero_grad does."""
-    pred = inputs.pred.detach().requires_grad_()
+def make_step(function: Function, inputs: Inputs) -> Step:
+    """The forward alone, or forward and backward with the gradients freed again, as an optimizer's
+    zero_grad does."""
+    leaves, arguments = _leaves(inputs)
 
-    def step() -> None:
-        loss(pred, inputs.target, weight=inputs.weight, avg_factor=inputs.avg_factor).backward()
-        pred.grad = None
+    def forward() -> None:
+        with torch.no_grad():
+            function(*arguments, **inputs.named)
 
-    return step
+    def both() -> None:
+        function(*arguments, **inputs.named).backward(inputs.incoming)
+        for leaf in leaves:
+            leaf.grad = None
 
-
-def evaluate(loss: Loss, inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """(loss, gradient)"""
-    pred = inputs.pred.detach().requires_grad_()
-    value = loss(pred, inputs.target, weight=inputs.weight, avg_factor=inputs.avg_factor)
-    (grad,) = torch.autograd.grad(value, pred)
-    return value.detach(), grad
+    return both if leaves else forward
 
 
-def truth(workload: Workload, inputs: Inputs) -> Truth:
-    value, grad = evaluate(plain(workload), inputs.to(torch.float64))
-    return Truth(float(value), grad)
+def _leaves(inputs: Inputs) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """The arguments that gradients are taken for, and all arguments."""
+    count = inputs.differentiable
+    leaves = [argument.detach().requires_grad_() for argument in inputs.arguments[:count]]
+    return leaves, (*leaves, *inputs.arguments[count:])
 
 
-def error(loss: Loss, inputs: Inputs, expected: Truth) -> float:
-    """The larger of the relative error of the loss and the relative L2 error of the gradient;
-    infinite for NaN."""
-    value, grad = evaluate(loss, inputs)
-    of_value = abs(float(value) - expected.loss) / abs(expected.loss)
-    of_grad = float((grad.double() - expected.grad).norm() / expected.grad.norm())
-    worst = max(of_value, of_grad)
-    return worst if math.isfinite(of_value) and math.isfinite(of_grad) else math.inf
+def evaluate(function: Function, inputs: Inputs) -> list[Tensor]:
+    """The result and the gradients."""
+    leaves, arguments = _leaves(inputs)
+    with torch.set_grad_enabled(bool(leaves)):
+        result = function(*arguments, **inputs.named)
+    grads = torch.autograd.grad(result, leaves, inputs.incoming) if leaves else ()
+    return [result.detach(), *grads]
+
+
+def truth(workload: Workload, inputs: Inputs) -> list[Tensor]:
+    """Result and gradients of the plain baseline in float64, on the rounded inputs."""
+    return evaluate(plain(workload), inputs.to(torch.float64))
+
+
+def error(function: Function, inputs: Inputs, expected: Sequence[Tensor]) -> float:
+    """The largest of the relative L2 errors of result and gradients; infinite for NaN and for a
+    wrong shape."""
+    worst = 0.0
+    for actual, exact in zip(evaluate(function, inputs), expected, strict=True):
+        if actual.shape != exact.shape:
+            return math.inf
+        relative = float((actual.double() - exact).norm() / exact.norm())
+        if not math.isfinite(relative):
+            return math.inf
+        worst = max(worst, relative)
+    return worst

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +14,33 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a loss is called with. The gradient is taken for `pred` alone."""
+    """What a function is called with. Gradients are taken for the first `differentiable` arguments
+    (0: the forward alone is run), given that of the result (None: the result is a loss)."""
 
-    pred: Tensor
-    target: Tensor | tuple[Tensor, ...]
-    weight: Tensor | None
-    avg_factor: float
+    arguments: tuple[Any, ...]  # tensors and tuples of tensors
+    named: Mapping[str, Any] = field(default_factory=dict)
+    differentiable: int = 1
+    incoming: Tensor | None = None
+
+    @classmethod
+    def of_loss(
+        cls,
+        pred: Tensor,
+        target: Tensor | tuple[Tensor, ...],
+        weight: Tensor | None,
+        avg_factor: float,
+    ) -> Inputs:
+        """What every loss is called with."""
+        return cls((pred, target), {"weight": weight, "avg_factor": avg_factor})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.arguments[0].dtype
 
     def tensors(self) -> list[Tensor]:
-        targets = self.target if isinstance(self.target, tuple) else (self.target,)
-        return [self.pred, *targets, *([] if self.weight is None else [self.weight])]
+        values = [*self.arguments, *self.named.values(), self.incoming]
+        flat = [part for v in values for part in (v if isinstance(v, tuple) else (v,))]
+        return [part for part in flat if isinstance(part, Tensor)]
 
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.tensors())
@@ -29,15 +48,19 @@ class Inputs:
     def to(self, dtype: torch.dtype) -> Inputs:
         """The same numbers with every floating-point tensor in another dtype."""
 
-        def convert(t: Tensor) -> Tensor:
-            return t.to(dtype) if t.is_floating_point() else t
+        def convert(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(convert, value))
+            floating = isinstance(value, Tensor) and value.is_floating_point()
+            return value.to(dtype) if floating else value
 
-        if isinstance(self.target, tuple):
-            target = tuple(convert(t) for t in self.target)
-        else:
-            target = convert(self.target)
-        weight = None if self.weight is None else convert(self.weight)
-        return Inputs(convert(self.pred), target, weight, self.avg_factor)
+        named = {name: convert(value) for name, value in self.named.items()}
+        return replace(
+            self,
+            arguments=convert(self.arguments),
+            named=named,
+            incoming=convert(self.incoming),
+        )
 
 
 class Source:
@@ -70,15 +93,26 @@ def _weights(source: Source, *shape: int) -> tuple[Tensor, float]:
 
 def box_pairs(source: Source, shape: Shape) -> Inputs:
     """Positive samples: a target and a prediction jittered by 15 % of its size, so nearly all pairs
-    overlap."""
+    overlap. One weight per box."""
     (rows,) = shape
+    pred, target = _jittered_boxes(source, rows)
+    return Inputs.of_loss(pred, target, *_weights(source, rows))
+
+
+def box_coordinates(source: Source, shape: Shape) -> Inputs:
+    """As `box_pairs`, with a weight per coordinate, as the heads of mmdet pass them."""
+    (rows,) = shape
+    pred, target = _jittered_boxes(source, rows)
+    return Inputs.of_loss(pred, target, *_weights(source, rows, 4))
+
+
+def _jittered_boxes(source: Source, rows: int) -> tuple[Tensor, Tensor]:
     centre = source.uniform(rows, 2, high=1024.0)
     size = source.normal(rows, 2, mean=4.0, std=0.8).exp_()  # median 55 pixels
     target = torch.cat([centre - size / 2, centre + size / 2], dim=1)
     centre = centre + source.normal(rows, 2, std=0.15) * size
     size = size * source.normal(rows, 2, std=0.15).exp_()
-    pred = torch.cat([centre - size / 2, centre + size / 2], dim=1)
-    return Inputs(pred, target, *_weights(source, rows))
+    return torch.cat([centre - size / 2, centre + size / 2], dim=1), target
 
 
 def regression_pairs(source: Source, shape: Shape) -> Inputs:
@@ -86,7 +120,7 @@ def regression_pairs(source: Source, shape: Shape) -> Inputs:
     L1."""
     target = source.normal(*shape)
     pred = target + source.normal(*shape, std=1.5)
-    return Inputs(pred, target, *_weights(source, *shape))
+    return Inputs.of_loss(pred, target, *_weights(source, *shape))
 
 
 # Logits at the start of training sit at the focal prior of 0.01, log(0.01 / 0.99) = -4.6; they
@@ -104,7 +138,7 @@ def dense_classes(source: Source, shape: Shape) -> Inputs:
     target = target.scatter_(1, labels[:, None], 1.0)[:, :classes].contiguous()
     positives = float((labels < classes).sum())
     logits = source.normal(rows, classes, mean=_LOGIT_MEAN, std=_LOGIT_STD)
-    return Inputs(logits, target, None, max(positives, 1.0))
+    return Inputs.of_loss(logits, target, None, max(positives, 1.0))
 
 
 def index_classes(source: Source, shape: Shape) -> Inputs:
@@ -112,21 +146,24 @@ def index_classes(source: Source, shape: Shape) -> Inputs:
     rows, classes = shape
     logits = source.normal(rows, classes, mean=_LOGIT_MEAN, std=_LOGIT_STD)
     labels = source.labels(rows, classes, _POSITIVE)
-    return Inputs(logits, labels, *_weights(source, rows, 1))
+    return Inputs.of_loss(logits, labels, *_weights(source, rows, 1))
 
 
 def quality_classes(source: Source, shape: Shape) -> Inputs:
     """As `index_classes`, with the IoU of the predicted box as the score of the true class."""
     inputs = index_classes(source, shape)
+    logits, labels = inputs.arguments
     scores = source.uniform(shape[0], low=0.2)
-    return Inputs(inputs.pred, (inputs.target, scores), inputs.weight[:, 0], inputs.avg_factor)
+    weight, avg_factor = inputs.named["weight"], inputs.named["avg_factor"]
+    return Inputs.of_loss(logits, (labels, scores), weight[:, 0], avg_factor)
 
 
 def iou_aware_classes(source: Source, shape: Shape) -> Inputs:
     """Dense targets that hold the IoU at the true class and 0 elsewhere, without weights."""
     inputs = dense_classes(source, shape)
-    target = inputs.target * source.uniform(shape[0], 1, low=0.2)
-    return Inputs(inputs.pred, target, None, inputs.avg_factor)
+    logits, target = inputs.arguments
+    target = target * source.uniform(shape[0], 1, low=0.2)
+    return replace(inputs, arguments=(logits, target))
 
 
 def heatmaps(source: Source, shape: Shape) -> Inputs:
@@ -140,4 +177,4 @@ def heatmaps(source: Source, shape: Shape) -> Inputs:
     target = torch.where(chance < 1e-4, 1.0, target)
     logits = source.normal(*shape, mean=-2.2, std=1.5)
     probs = logits.sigmoid_().clamp_(1e-4, 1 - 1e-4)
-    return Inputs(probs, target, None, max(float((target == 1).sum()), 1.0))
+    return Inputs.of_loss(probs, target, None, max(float((target == 1).sum()), 1.0))

@@ -1,4 +1,4 @@
-"""Bars of "times faster than eager" per workload, one panel per size and number of threads."""
+"""Bars of "times faster than eager" per workload, one panel per suite and size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import report
 from bench.records import Record
-from bench.workloads import WORKLOADS
+from bench.workloads import SUITES, WORKLOADS
 
 
 def speedup(found: Sequence[Record], path: Path) -> None:
@@ -17,10 +17,11 @@ def speedup(found: Sequence[Record], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    def panel(r: Record) -> tuple[str, str, str, int]:
-        return r.device, r.size, r.dtype, r.threads
+    def panel(r: Record) -> tuple[str, str, str, str]:
+        return r.suite, r.device, r.size, r.dtype
 
-    groups = [list(g) for _, g in itertools.groupby(sorted(found, key=panel), key=panel)]
+    members = (list(g) for _, g in itertools.groupby(sorted(found, key=panel), key=panel))
+    groups = [report.fewest_threads(group) for group in members]
     rows = [len({r.workload for r in group}) for group in groups]
     figure = Figure(figsize=(8, 1.2 * len(groups) + 0.45 * sum(rows)), layout="constrained")
     axes = figure.subplots(len(groups), squeeze=False, height_ratios=rows)[:, 0]
@@ -52,6 +53,7 @@ def _draw(axis: Any, group: Sequence[Record]) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("times faster than eager PyTorch (log scale)")
     first = group[0]
-    title = f"{first.device}, size {first.size}, {first.dtype}, forward + backward"
+    threads = f", {first.threads} threads" if first.threads > 1 else ""
+    title = f"{SUITES[first.suite]}\n{first.device}, size {first.size}, {first.dtype}{threads}"
     axis.set_title(title, fontsize=9)
     axis.legend(fontsize=8)

@@ -34,7 +34,7 @@ class Record:
     triton: str | None
     date: str
     tolerance: float
-    error: float | None = None  # larger relative error of loss and gradient (L2), against float64
+    error: float | None = None  # largest relative L2 error of result and gradients, against float64
     iterations: int | None = None  # per round
     median_ms: float | None = None
     p20_ms: float | None = None
@@ -43,8 +43,9 @@ class Record:
     ratio: float | None = None  # times faster than eager
     best: str | None = None  # fastest contender that is not fastloss
     ratio_best: float | None = None  # times faster than that one
+    scaling: float | None = None  # fastloss on several threads: times faster than itself on one
     peak_mb: float | None = None  # 1e6 bytes beyond the inputs
-    floor_mb: float | None = None  # inputs read once and gradient written once
+    floor_mb: float | None = None  # inputs read once, result and gradients written once
     copy_gbps: float | None = None
     gbps: float | None = None
     percent_floor: float | None = None

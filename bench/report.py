@@ -1,4 +1,4 @@
-"""The README's table and the plots, from the records alone."""
+"""The README's tables and the plots, from the records alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import records
 from bench.contenders import COMPILED, EAGER, FASTLOSS
 from bench.records import Record
-from bench.workloads import WORKLOADS
+from bench.workloads import SUITES, WORKLOADS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -26,10 +26,11 @@ _HEADER = (
     "% of copy floor",
 )
 _EXPLANATION = (
-    "Forward and backward, gradient to the predictions. Median over alternating rounds in one "
-    "process; ratios are medians of the ratios within a round. MB: peak memory beyond the inputs, "
-    'the gradient included. "Best other": the fastest correct result that is not fastloss. Copy '
-    "floor: inputs read once and gradient written once, at this machine's own copy speed."
+    "Median over alternating rounds in one process; ratios are medians of the ratios within a "
+    'round. MB: peak memory beyond the inputs, results and gradients included. "Best other": the '
+    "fastest correct result that is not fastloss. Copy floor: inputs read once, results and "
+    "gradients written once, at this machine's own copy speed. More threads: fastloss's wall time "
+    "on one over that on so many, in the same rounds."
 )
 
 
@@ -47,11 +48,11 @@ def collect(results: Path) -> dict[str, list[Record]]:
 
 
 def markdown(found: Iterable[Record]) -> str:
-    """One table per device, size, dtype and number of threads."""
+    """One table per suite, device, size and dtype."""
     order = {name: i for i, name in enumerate(WORKLOADS)}
 
-    def group(r: Record) -> tuple[str, str, str, str, int]:
-        return r.suite, r.device, r.size, r.dtype, r.threads
+    def group(r: Record) -> tuple[str, str, str, str]:
+        return r.suite, r.device, r.size, r.dtype
 
     def place(r: Record) -> tuple[int, str, str]:
         return order.get(r.workload, len(order)), r.workload, r.contender
@@ -61,14 +62,26 @@ def markdown(found: Iterable[Record]) -> str:
     return "\n\n".join([*blocks, _EXPLANATION]) if blocks else "No records yet."
 
 
-def _block(group: Sequence[Record]) -> str:
+def fewest_threads(found: Sequence[Record]) -> list[Record]:
+    """The records that tables and plots show; those of more threads add a column."""
+    fewest = min(r.threads for r in found)
+    return [r for r in found if r.threads == fewest]
+
+
+def _block(found: Sequence[Record]) -> str:
+    group = fewest_threads(found)
+    more = sorted({r.threads for r in found} - {group[0].threads})
+    scaling = {(r.workload, r.threads): r.scaling for r in found if r.contender == FASTLOSS}
     first = group[0]
     rows = [
         _row(name, {r.contender: r for r in members})
+        + [number(scaling.get((name, count))) for count in more]
         for name, members in itertools.groupby(group, key=lambda r: r.workload)
     ]
-    lines = [f"**{first.device}**, size {first.size}, {first.dtype}, {_conditions(group)}", ""]
-    lines += ["| " + " | ".join(_HEADER) + " |", "|---" + "|---:" * (len(_HEADER) - 1) + "|"]
+    header = (*_HEADER, *(f"x at {count} threads" for count in more))
+    lines = [f"**{SUITES[first.suite]}**", ""]
+    lines += [f"{first.device}, size {first.size}, {first.dtype}, {_conditions(group)}", ""]
+    lines += ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     failed = [r for r in group if r.status not in (records.OK, records.WRONG)]
     failures = [f"- {r.workload}, {r.contender}: {r.status}" for r in failed]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import fastloss
 from bench import contenders, machine, memory, records, timing
 from bench.console import Listener
-from bench.contenders import COMPILED, EAGER, FASTLOSS, Contender, Truth
+from bench.contenders import COMPILED, EAGER, FASTLOSS, Contender
 from bench.inputs import Inputs, Source
 from bench.machine import Machine
 from bench.records import Record
@@ -26,6 +27,9 @@ ROUNDS = 15
 # table. Eager float32 errs by 1e-7 on these workloads, torch.compile with its vectorised exp and
 # log by 1e-5, which must not cost it its place as the fastest baseline.
 OPPONENT_TOLERANCE = 1e-4
+
+# With several threads fastloss is timed on one as well, in the same rounds.
+_ONE_THREAD = "fastloss, one thread"
 
 Builders = Mapping[str, Callable[[], Contender]]
 
@@ -48,7 +52,7 @@ def run_workload(
     on: Machine | None = None,
     listener: Listener | None = None,
 ) -> list[Record]:
-    """Forward and backward of every contender, one record each.
+    """Every contender on one workload, one record each.
 
     `builders` replaces the contenders. `on` stands for device and threads, and saves measuring the
     copy bandwidth again.
@@ -65,18 +69,20 @@ def run_workload(
         clock = timing.make_clock(on.device, on.threads, cold_l2)
         results: dict[str, Record] = {}
         steps: dict[str, timing.Step] = {}
-        blank = _blank(chosen, size, inputs, on, clock, rounds)
+        blank = _blank(chosen, size, inputs, expected, on, clock, rounds)
         for name, build in builders.items():
             listener.status(f"{chosen.name}: {_doing(name)}")
             named = replace(blank, contender=name)
             if name == FASTLOSS:
-                named = replace(named, tolerance=_digits(TOLERANCES[inputs.pred.dtype].l2))
+                named = replace(named, tolerance=_digits(TOLERANCES[inputs.dtype].l2))
             record, step = _admit(named, build, inputs, expected, on)
             results[name] = record
             if step is not None:
                 steps[name] = step
             listener.advance()
-        del expected  # twice the size of a gradient: not to be kept while timing
+        del expected  # twice the size of the results: not to be kept while timing
+        if on.threads > 1 and FASTLOSS in steps:
+            steps[_ONE_THREAD] = _on_one_thread(steps[FASTLOSS])
         listener.status(f"{chosen.name}: {rounds} rounds of {', '.join(steps)}")
         timings = timing.alternate(steps, clock, rounds, lambda _: listener.advance())
     return [
@@ -84,14 +90,28 @@ def run_workload(
     ]
 
 
+def _on_one_thread(step: timing.Step) -> timing.Step:
+    def alone() -> None:
+        with timing.threads(1):
+            step()
+
+    return alone
+
+
 def _doing(name: str) -> str:
     return "torch.compile (this may take a minute)" if name == COMPILED else f"checking {name}"
 
 
 def _blank(
-    workload: Workload, size: str, inputs: Inputs, on: Machine, clock: timing.Clock, rounds: int
+    workload: Workload,
+    size: str,
+    inputs: Inputs,
+    expected: Sequence[Tensor],
+    on: Machine,
+    clock: timing.Clock,
+    rounds: int,
 ) -> Record:
-    moved = inputs.nbytes() + inputs.pred.numel() * inputs.pred.element_size()
+    written = sum(tensor.numel() for tensor in expected) * inputs.dtype.itemsize
     return Record(
         suite=workload.suite,
         stem=workload.stem,
@@ -100,8 +120,8 @@ def _blank(
         source="",
         status=records.OK,
         size=size,
-        shape=tuple(inputs.pred.shape),
-        dtype=str(inputs.pred.dtype).removeprefix("torch."),
+        shape=workload.sizes[size],
+        dtype=str(inputs.dtype).removeprefix("torch."),
         threads=on.threads,
         device=on.name,
         driver=on.driver,
@@ -113,24 +133,28 @@ def _blank(
         triton=machine.version("triton"),
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         tolerance=OPPONENT_TOLERANCE,
-        floor_mb=moved / 1e6,
+        floor_mb=(inputs.nbytes() + written) / 1e6,
         copy_gbps=_digits(on.copy_gbps),
     )
 
 
 def _admit(
-    blank: Record, build: Callable[[], Contender], inputs: Inputs, expected: Truth, on: Machine
+    blank: Record,
+    build: Callable[[], Contender],
+    inputs: Inputs,
+    expected: Sequence[Tensor],
+    on: Machine,
 ) -> tuple[Record, timing.Step | None]:
     """The contender's record without times, and the step to time if its numbers are right."""
     try:
         contender = build()
-        worst = contenders.error(contender.loss, inputs, expected)
+        worst = contenders.error(contender.function, inputs, expected)
         record = replace(
             blank, source=contender.source, error=_digits(worst) if math.isfinite(worst) else None
         )
         if not worst <= blank.tolerance:
             return replace(record, status=records.WRONG), None
-        step = contenders.make_step(contender.loss, inputs)
+        step = contenders.make_step(contender.function, inputs)
         peak = memory.peak_bytes(step, on.device)
     except Exception as reason:  # a compiler or a foreign kernel may raise anything
         return replace(blank, status=f"{records.FAILED}: {_brief(reason)}"), None
@@ -158,7 +182,9 @@ def _timed(record: Record, timings: Mapping[str, timing.Timing]) -> Record:
     }
     if EAGER in timings:
         values["ratio"] = timing.ratio(timings[EAGER], own)
-    others = [name for name in timings if name != FASTLOSS]
+    if record.contender == FASTLOSS and _ONE_THREAD in timings:
+        values["scaling"] = timing.ratio(timings[_ONE_THREAD], own)
+    others = [name for name in timings if name not in (FASTLOSS, _ONE_THREAD)]
     if record.contender == FASTLOSS and others:
         best = min(others, key=lambda name: timings[name].median())
         values["ratio_best"] = timing.ratio(timings[best], own)

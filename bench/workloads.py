@@ -10,15 +10,22 @@ from typing import Any
 
 from torch import Tensor
 
-from bench import inputs
+from bench import box_sets, inputs
 from bench.inputs import Inputs, Shape, Source
 
-Loss = Callable[..., Tensor]
+Function = Callable[..., Tensor]
+
+# Suites, and what their tables and plots are headed with.
+SUITES = {
+    "losses": "Losses: forward and backward, gradient to the predictions",
+    "pairwise": "All pairs of two sets of boxes: .f forward alone, .fb with gradients to both sets",
+}
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """A loss class of another library, built with these options and reduction "mean"."""
+    """A loss class of another library, built with these options and reduction "mean", or a function
+    called with these options."""
 
     library: str
     name: str
@@ -27,11 +34,11 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Peer:
-    """The best other kernel for a workload. `make` returns a loss with the baseline's signature and
-    raises ImportError where the peer is not installed."""
+    """The best other kernel for a workload. `make` returns a function with the baseline's signature
+    and raises ImportError where the peer is not installed."""
 
     name: str
-    make: Callable[[], Loss]
+    make: Callable[[], Function]
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Workload:
     upstream: Upstream | None = None
     peers: tuple[Peer, ...] = ()
     suite: str = "losses"
+    reduces: bool = True  # to a scalar, as losses do
 
 
 # 1e6 boxes is one large batch of positives and far beyond the cache of one core; 20e6 fills a large
@@ -59,20 +67,38 @@ _BOXES = MappingProxyType({"small": (1_000_000,), "large": (20_000_000,)})
 _SCORES = MappingProxyType({"small": (100_000, 80), "large": (2_000_000, 80)})
 # CenterNet's output at stride 4 of a 512 x 512 image, 80 classes: as many elements as _SCORES.
 _HEATMAPS = MappingProxyType({"small": (6, 80, 128, 128), "large": (120, 80, 128, 128)})
+# Images, candidates and targets of each, for every pair of which a similarity comes out.
+_SETS: Mapping[str, tuple[box_sets.Candidates, Mapping[str, Shape]]] = {
+    # The default boxes of SSD300: 2.2M pairs at batch 8, and a result of 143 MB at batch 128.
+    "ssd": (box_sets.ssd_predictions, {"small": (8, 8732, 32), "large": (128, 8732, 32)}),
+    # The queries of DETR's successors: 0.7M pairs, and 69 MB.
+    "detr": (box_sets.detr_predictions, {"small": (8, 900, 100), "large": (192, 900, 100)}),
+    # The anchors of an 800 x 1344 image. On a CPU 60,000 of them, so that two images have 2.4M
+    # pairs, about as many as SSD's; all of them in 24 images make 516 MB.
+    "rpn": (box_sets.rpn_anchors, {"small": (2, 60_000, 20), "large": (24, 268_506, 20)}),
+}
 # Four deltas per box: 4M and 100M elements.
 _DELTAS = MappingProxyType({"small": (1_000_000, 4), "large": (25_000_000, 4)})
 
 
-def _box(name: str, reason: str, upstream: str, **options: Any) -> Workload:
+def _box(
+    name: str,
+    reason: str,
+    upstream: str,
+    *,
+    eps: float = 1e-6,
+    make_inputs: Callable[[Source, Shape], Inputs] = inputs.box_pairs,
+    **options: Any,
+) -> Workload:
     return Workload(
         name=name,
         stem="box_loss",
         call="box_loss",
-        options={"eps": 1e-6, **options},
-        make_inputs=inputs.box_pairs,
+        options={"eps": eps, **options},
+        make_inputs=make_inputs,
         sizes=_BOXES,
         reason=reason,
-        upstream=Upstream("mmdet", upstream, {"eps": 1e-6}),
+        upstream=Upstream("mmdet", upstream, {"eps": eps}),
     )
 
 
@@ -86,6 +112,24 @@ def _elementwise(kind: str, reason: str, upstream: str) -> Workload:
         sizes=_DELTAS,
         reason=reason,
         upstream=Upstream("mmdet", upstream),
+    )
+
+
+def _pairs(kind: str, case: str, direction: str, reason: str) -> Workload:
+    """`direction`: "f" for the forward alone, "fb" with the backward."""
+    candidates, sizes = _SETS[case]
+    upstream = Upstream("mmdet", "bbox_overlaps", {"mode": kind, "eps": 1e-6})
+    return Workload(
+        name=f"pair_{kind}.{case}.{direction}",
+        stem="pairwise_iou",
+        call="pairwise_iou",
+        options={"kind": kind, "eps": 1e-6},
+        make_inputs=box_sets.make(candidates, backward=direction == "fb"),
+        sizes=sizes,
+        reason=reason,
+        upstream=upstream if kind in ("iou", "giou") else None,  # mmdet has no others of all pairs
+        suite="pairwise",
+        reduces=False,
     )
 
 
@@ -105,6 +149,26 @@ _ALL = (
     _box("aligned_giou", "GIoU, the box loss of DETR and FCOS heads", "GIoULoss", kind="giou"),
     _box("aligned_diou", "DIoU: adds the centre distance", "DIoULoss", kind="diou"),
     _box("aligned_ciou", "CIoU: adds two arctangents, the YOLO box loss", "CIoULoss", kind="ciou"),
+    _box(
+        "aligned_eiou",
+        "extended IoU with its smoothing, the YuNet box loss",
+        "EIoULoss",
+        kind="eiou",
+    ),
+    _box(
+        "aligned_siou",
+        "SIoU: angle, distance and shape, four exponentials",
+        "SIoULoss",
+        kind="siou",
+    ),
+    _box(
+        "aligned_bounded",
+        "bounded IoU: a value and a weight per coordinate",
+        "BoundedIoULoss",
+        eps=1e-3,
+        make_inputs=inputs.box_coordinates,
+        kind="bounded_iou",
+    ),
     _scores(
         "sigmoid_focal.dense",
         "sigmoid_focal_loss",
@@ -150,19 +214,27 @@ _ALL = (
     ),
     _elementwise("l1", "three simple kernels in eager mode", "L1Loss"),
     _elementwise("smooth_l1", "two branches, both computed in eager mode", "SmoothL1Loss"),
+    _elementwise("balanced_l1", "smooth L1 with a logarithm (Libra R-CNN)", "BalancedL1Loss"),
     _elementwise("mse", "one fused kernel each way in eager mode", "MSELoss"),
+    _pairs("iou", "ssd", "f", "IoU matrix of predictions and targets, as matching needs it"),
+    _pairs("iou", "ssd", "fb", "the same as a cost that gradients flow through"),
+    _pairs("giou", "ssd", "f", "GIoU matrix"),
+    _pairs("giou", "ssd", "fb", "GIoU as the cost of an optimal-transport loss"),
+    _pairs("giou", "detr", "f", "the matching cost of DETR's queries"),
+    _pairs("giou", "detr", "fb", "the same with gradients"),
+    _pairs("giou", "rpn", "f", "many anchors, few targets"),
+    _pairs("diou", "ssd", "fb", "DIoU: adds the centre distance"),
+    _pairs("ciou", "ssd", "fb", "CIoU: an arctangent per box, an aspect term per pair"),
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
 
-def suites() -> list[str]:
-    return list(dict.fromkeys(workload.suite for workload in WORKLOADS.values()))
-
-
-def select(suite: str, stem: str | None = None, names: list[str] | None = None) -> list[Workload]:
-    """The workloads of a suite, in table order, narrowed to a stem and to given names."""
-    chosen = [w for w in WORKLOADS.values() if w.suite == suite]
+def select(
+    suite: str | None = None, stem: str | None = None, names: list[str] | None = None
+) -> list[Workload]:
+    """All workloads in table order, narrowed to a suite, to a stem and to given names."""
+    chosen = [w for w in WORKLOADS.values() if suite in (None, w.suite)]
     if stem is not None:
         chosen = [w for w in chosen if w.stem == stem]
     if names:
@@ -172,5 +244,6 @@ def select(suite: str, stem: str | None = None, names: list[str] | None = None) 
             raise ValueError(f"no such workload here: {', '.join(unknown)}; there are {there}")
         chosen = [w for w in chosen if w.name in names]
     if not chosen:
-        raise ValueError(f"no workload in suite {suite!r} with stem {stem!r}")
+        among = "here" if suite is None else f"in suite {suite!r}"
+        raise ValueError(f"no workload {among} with stem {stem!r}")
     return chosen

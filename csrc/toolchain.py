@@ -147,9 +147,10 @@ def run_ninja(compiler: list[str], sources: Sequence, libraries: list[str], outp
         raise SystemExit(f"fastloss: {output.name} did not compile, see above; {advice}")
 
 
-def build_cpu(sources: Sequence, output: Path) -> None:
-    """Compiles C++ sources and links them as the shared object `output`."""
-    run_ninja([*find_compiler(), *CXX_FLAGS], sources, LIBRARIES, Path(output))
+def build_cpu(sources: Sequence, output: Path, flags: Sequence[str] = ()) -> None:
+    """Compiles C++ sources and links them as the shared object `output`, both with `flags`."""
+    compiler = [*find_compiler(), *CXX_FLAGS, *flags]
+    run_ninja(compiler, sources, [*LIBRARIES, *flags], Path(output))
 
 
 def build_cuda(sources: Sequence, output: Path, arches: Sequence[str]) -> None:

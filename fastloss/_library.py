@@ -1,8 +1,8 @@
 """The one place that talks to torch.library, and the switches that act on every loss.
 
-`register` turns a stem's schema and reference into three dispatcher ops, `fastloss::<name>`,
-`fastloss::<name>_backward` and `fastloss::<name>_with_gradient`, and returns the function that
-public code calls (see `_autograd` for when which op runs). Conventions:
+`register` turns a stem's schema and reference into the dispatcher ops `fastloss::<name>`,
+`fastloss::<name>_backward` and, for losses with a reduction, `fastloss::<name>_with_gradient`, and
+returns the function that public code calls (see `_autograd` for when which op runs). Conventions:
 
 - A schema lists tensors first, then parameters. The backward op takes the incoming gradient, the
   same arguments, and `needs`, a bit per differentiable tensor; it returns one gradient for each of
@@ -101,7 +101,7 @@ def register(
     differentiable: Sequence[str],
     check: Callable[..., None] | None = None,
 ) -> Callable[..., Tensor]:
-    """Define the three ops of `name` and return the differentiable function.
+    """Define the ops of `name` and return the differentiable function.
 
     `forward` and `backward` are the reference; they read no value, so they are the fake kernels
     too. `check` may read values: it raises for bad ones, in debug mode and on the CPU fallback.
@@ -115,11 +115,13 @@ def register(
         loss = forward(*args)
         return loss, backward(torch.ones_like(loss), *args, 1)[0]
 
-    ops = (
+    reduction = names.index("reduction") if "reduction" in names else None
+    ops = [
         (name, f"{schema} -> Tensor", forward),
         (f"{name}_backward", f"(Tensor grad, {schema[1:-1]}, int needs) -> ({outputs})", backward),
-        (f"{name}_with_gradient", f"{schema} -> (Tensor, Tensor)", with_gradient),
-    )
+    ]
+    if reduction is not None:
+        ops.append((f"{name}_with_gradient", f"{schema} -> (Tensor, Tensor)", with_gradient))
     for op_name, op_schema, function in ops:
         _LIBRARY.define(op_name + op_schema, tags=torch.Tag.pt2_compliant_tag)
         checked = None if function is backward else check
@@ -128,7 +130,7 @@ def register(
         implementations = {"reference": function}
         OPS[op_name] = Op(op_name, op_schema, tensors, tuple(differentiable), implementations)
     positions = [tensors.index(argument) for argument in differentiable]
-    loss = differentiable_loss(name, len(tensors), positions, names.index("reduction"))
+    loss = differentiable_loss(name, len(tensors), positions, reduction)
 
     def call(*args: Any) -> Tensor:
         reference = _State.backend == "reference"

@@ -1,98 +1,109 @@
-"""Compile every Triton kernel ahead of time, without a GPU: python tests/aot.py [80 90].
+"""Compile the Triton kernels ahead of time, without a GPU: python tests/aot.py
 
-The launches of the small samples are recorded with the kernels left out, and each distinct
-specialisation is compiled for the compute capabilities given. Prints a line per kernel; exit status
-1 if one does not compile.
+The launches of all samples are recorded with the kernels left out. Of each kernel, formula and
+dtype a few specialisations are compiled that have between them every value of every compile-time
+constant; all of them with --every. Exit status 1 if one does not compile; or if one on the main
+path (contiguous operands, float32, float16, bfloat16) spills registers or does not load and store
+vectors, see aot_code.py.
 """
 
 import argparse
+import contextlib
+import importlib
+import io
+import multiprocessing
+import os
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-import triton
-from fastloss._triton import _common
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
-from fastloss._library import OPS
-from fastloss.testing import capture, samples
-
-NAMES = {
-    torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16",
-    torch.int64: "i64",
-}  # fmt: skip
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from aot_cases import Case, cases, cover
+from aot_code import Code, analyse
+from aot_table import FILE, row_of, structure, table
 
 
-def specialisation(kernel: Any, args: tuple[Any, ...], constants: dict[str, Any]) -> dict[str, str]:
-    """Argument name -> type, as the JIT would choose it for tensors aligned to 16 bytes."""
-    types = [f"*{NAMES[a.dtype]}" if isinstance(a, torch.Tensor) else "i64" for a in args]
-    known = dict(zip(kernel.arg_names, types)) | dict.fromkeys(constants, "constexpr")
-    return {name: known[name] for name in kernel.arg_names}
+def build(case: Case, target: int) -> Code:
+    """Compile a case for a compute capability."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
-
-def launches() -> dict[tuple[Any, ...], tuple[Any, dict[str, str], dict[str, Any]]]:
-    """Every distinct launch of the small samples in every dtype."""
-    found: dict[tuple[Any, ...], tuple[Any, dict[str, str], dict[str, Any]]] = {}
-
-    def record(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
-        types = specialisation(kernel, args, constants)
-        key = (kernel.__name__, *types.items(), *map(str, constants.items()))
-        found[key] = (kernel, types, constants)
-
-    _common.launch = record
-    chosen = {}
-    for sample in samples(tag="small"):
-        weighted = sample.inputs.get("weight") is not None
-        key = (sample.function, *sorted(map(str, sample.options.items())), weighted)
-        chosen[key] = sample
-    for dtype in DTYPES:
-        for sample in chosen.values() if dtype == torch.float32 else list(chosen.values())[::6]:
-            with capture() as calls:
-                sample.cast(dtype).run()
-                sample.cast(dtype).run(only_first=True)
-            for name, args in calls:
-                OPS[name].implementations["triton"](*args)
-    return found
-
-
-def compile_one(kernel: Any, types: dict[str, str], constants: dict[str, Any], target: int) -> Any:
-    names = list(types)
-    aligned = {
-        (names.index(n),): [["tt.divisibility", 16]] for n, t in types.items() if t[0] == "*"
-    }
+    names = list(case.types)
     source = ASTSource(
-        fn=kernel,
-        signature=types,
-        constexprs={(names.index(n),): value for n, value in constants.items()},
-        attrs=aligned,
+        fn=getattr(importlib.import_module(case.module), case.kernel),
+        signature=case.types,
+        constexprs={(names.index(n),): value for n, value in case.constants.items()},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in case.aligned},
     )
-    options = {"num_warps": _common.NUM_WARPS, "enable_fp_fusion": False}
-    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    options = {"num_warps": case.num_warps, "enable_fp_fusion": False}
+    with contextlib.redirect_stdout(io.StringIO()) as log:  # where ptxas -v is printed
+        compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+    passed = [name for name in names if case.types[name] != "constexpr"]
+    shared = compiled.metadata.shared
+    return analyse(compiled.asm, log.getvalue(), shared, case.num_warps, passed)
+
+
+def attempt(work: tuple[Case, int]) -> Code | str:
+    """`build`, or what the compiler said."""
+    try:
+        return build(*work)
+    except Exception as error:  # of any kind: that is what this looks for
+        return f"does not compile: {type(error).__name__}: {error}"
+
+
+def results(work: list[tuple[Case, int]]) -> Iterator[Code | str]:
+    """The work, done by a process per core in an empty cache of Triton's."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DUMP_PTXAS_LOG": "1"}
+        with multiprocessing.get_context("fork").Pool() as pool:
+            yield from pool.imap(attempt, work)
+
+
+def progress(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """A progress bar on a terminal that rich can draw on."""
+    try:
+        from rich.progress import track
+    except ImportError:
+        return items
+    return track(items, "compiling", total) if sys.stdout.isatty() else items
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", type=int, default=[80, 90])
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--every", action="store_true", help="compile every specialisation")
+    chosen.add_argument("--most", type=int, help="compile at most that many, evenly chosen")
+    chosen.add_argument("--table", action="store_true", help=f"write {FILE.name}")
+    parser.add_argument("--kernel", default="", help="only kernels whose name has this in it")
     parser.add_argument(
-        "--most", type=int, help="compile at most that many specialisations, evenly chosen"
+        "--check", action="store_true", help=f"fail if kernels or formulas are not in {FILE.name}"
     )
     arguments = parser.parse_args()
-    work = list(launches().values())
-    step = max(1, len(work) // arguments.most) if arguments.most else 1
+
+    found = [case for case in cases() if arguments.kernel in case.kernel]
+    covering = found if arguments.every else cover(found)
+    work = [(case, target) for case in covering for target in arguments.targets]
+    if arguments.most:
+        work = work[:: -(-len(work) // arguments.most)]
+    done: list[tuple[Case, int, Code]] = []
     failed = 0
-    for kernel, types, constants in work[::step]:
-        for target in arguments.targets:
-            label = f"{kernel.__name__} sm_{target} {types[kernel.arg_names[0]]} {constants}"
-            try:
-                compiled = compile_one(kernel, types, constants, target)
-            except Exception as error:  # a compiler error of any kind is what this looks for
-                print(f"FAILED {label}: {type(error).__name__}: {error}")
-                failed += 1
-                continue
-            print(f"compiled {label}, {compiled.metadata.shared} bytes shared")
-    print(f"{len(work[::step]) * len(arguments.targets) - failed} compiled, {failed} failed")
+    for (case, target), result in zip(work, progress(results(work), len(work))):
+        wrong = [result] if isinstance(result, str) else result.wrong if case.main else []
+        if wrong:
+            failed += 1
+            print(f"FAILED {case.name} sm_{target} {case.constants}: {', '.join(wrong)}")
+        if case.main and isinstance(result, Code):
+            done.append((case, target, result))
+    print(f"{len(work)} of {len(arguments.targets) * len(found)} compiled, {failed} failed")
+    if arguments.table:
+        FILE.write_text(table(done, arguments.targets))
+    if arguments.check:
+        known, now = structure(FILE.read_text()), {row_of(case) for case in found if case.main}
+        if known != now:
+            failed += 1
+            print(f"FAILED {FILE.name}, run --table: {sorted(known ^ now)}")
     return 1 if failed else 0
 
 

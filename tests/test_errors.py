@@ -67,7 +67,11 @@ def _numbers():
     for function, name, condition, bad in (
         (F.box_loss, "eps", ">= 0", -1e-9),
         (F.box_loss, "union_eps", ">= 0", -1e-9),
+        (F.box_loss, "smooth_point", "> 0", 0),
+        (F.box_loss, "beta", "> 0", 0),
         (F.regression_loss, "beta", "> 0", 0),
+        (F.regression_loss, "alpha", "> 0", 0),
+        (F.regression_loss, "gamma", "> 0", 0),
         (F.sigmoid_focal_loss, "alpha", "", None),
         (F.sigmoid_focal_loss, "gamma", ">= 0", -0.5),
         (F.quality_focal_loss, "beta", ">= 0", -0.5),
@@ -89,6 +93,7 @@ def _numbers():
 
 def _flags():
     for function, name in (
+        (F.box_loss, "neg_gamma"),
         (F.sigmoid_focal_loss, "activated"),
         (F.quality_focal_loss, "activated"),
         (F.varifocal_loss, "iou_weighted"),
@@ -118,10 +123,15 @@ def _class_indices():
 
 SPECIAL = {
     F.box_loss: [
-        ({"kind": "eiou"}, ValueError, "kind .* 'iou', 'giou', 'diou', 'ciou', got 'eiou'"),
+        ({"kind": "aiou"}, ValueError, "kind .* 'siou', 'bounded_iou', got 'aiou'"),
         ({"kind": None}, ValueError, "kind must be one of .*, got None"),
         ({"kind": "iou", "mode": "exp"}, ValueError, "mode must be one of .*'log', got 'exp'"),
         ({"kind": "giou", "mode": "log"}, ValueError, "mode must be one of 'linear', got 'log'"),
+        (
+            {"kind": "bounded_iou", "weight": torch.ones(5)},
+            ValueError,
+            r"weight must broadcast to the unreduced loss of shape \(5, 4\), got \(5,\)",
+        ),
         ({"pred": BOXES[:, :3]}, ValueError, r"pred must have shape \(\*, 4\), got \(5, 3\)"),
         ({"pred": torch.ones(())}, ValueError, r"pred must have shape \(\*, 4\), got \(\)"),
         ({"target": BOXES.mT}, ValueError, r"target must have shape \(\*, 4\), got \(4, 5\)"),
@@ -129,7 +139,8 @@ SPECIAL = {
         ({"target": BOXES.long()}, TypeError, "target must be float16, .*, got torch.int64"),
     ],
     F.regression_loss: [
-        ({"kind": "l2"}, ValueError, "kind must be one of 'l1', 'smooth_l1', 'mse', got 'l2'"),
+        ({"kind": "l2"}, ValueError, "kind must be .*'mse', 'balanced_l1', got 'l2'"),
+        ({"gamma": 41}, ValueError, r"gamma must be <= 80 \* alpha, 40, got 41"),
         ({"target": X[:1]}, ValueError, r"target .* of pred, \(5, 3\), got \(1, 3\)"),
         ({"target": X.long()}, TypeError, "target must be float16, .*, got torch.int64"),
     ],
@@ -175,6 +186,31 @@ def test_the_unspoiled_calls_are_right(function):
 def test_error(function, changes, error, message):
     with pytest.raises(error, match=message):
         function(**{**CALLS[function][0], **changes})
+
+
+PAIRWISE = [
+    ({"boxes1": None}, TypeError, "boxes1 must be a tensor, got NoneType"),
+    ({"boxes2": BOXES.long()}, TypeError, "boxes2 must be float16.* got torch.int64"),
+    ({"boxes1": BOXES[0]}, ValueError, r"boxes1 must have shape \(\*, N, 4\), got \(4,\)"),
+    ({"boxes2": BOXES[:, :3]}, ValueError, r"boxes2 must have shape \(\*, N, 4\), got \(5, 3\)"),
+    ({"boxes2": BOXES.to("meta")}, ValueError, "boxes2 must be on the device of boxes1, cpu"),
+    (
+        {"boxes1": BOXES.expand(2, 5, 4), "boxes2": BOXES.expand(3, 5, 4)},
+        ValueError,
+        r"boxes2 must have batch .* broadcast with those of boxes1, \(2,\), got \(3,\)",
+    ),
+    ({"kind": "eiou"}, ValueError, "kind must be one of 'iou', 'giou', 'diou', 'ciou', got 'eiou'"),
+    ({"eps": -1e-9}, ValueError, "eps must be >= 0, got -1e-09"),
+    ({"eps": ONE}, TypeError, "eps must be a number, got Tensor"),
+]
+
+
+@pytest.mark.parametrize(
+    "changes,error,message", PAIRWISE, ids=[str(list(c)) for c, *_ in PAIRWISE]
+)
+def test_error_of_pairwise_iou(changes, error, message):
+    with pytest.raises(error, match=message):
+        F.pairwise_iou(**{"boxes1": BOXES, "boxes2": BOXES, **changes})
 
 
 def test_unknown_backend():

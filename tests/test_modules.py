@@ -48,7 +48,8 @@ each = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 
 
 def test_every_function_has_its_module():
-    assert {function.__name__ for function, _ in MODULES.values()} == set(F.__all__)
+    losses_of_functional = set(F.__all__) - {"pairwise_iou"}  # a similarity, not a loss
+    assert {function.__name__ for function, _ in MODULES.values()} == losses_of_functional
     assert {module.__name__ for module in MODULES} == set(losses.__all__)
     assert all(getattr(fastloss, name) is getattr(losses, name) for name in losses.__all__)
 
@@ -75,6 +76,24 @@ def test_value_is_that_of_the_function(module, reduction):
         weight = torch.tensor(0.5)
         expected = function(*inputs, **options, reduction=reduction, weight=weight, avg_factor=3.0)
         assert torch.equal(loss(*inputs, weight, avg_factor=3.0), expected)
+
+
+@pytest.mark.parametrize(
+    "module, options",
+    [
+        (losses.BoxLoss, {"kind": "eiou", "smooth_point": 0.7}),
+        (losses.BoxLoss, {"kind": "siou", "neg_gamma": True}),
+        (losses.BoxLoss, {"kind": "bounded_iou", "beta": 0.7}),
+        (losses.RegressionLoss, {"kind": "balanced_l1", "alpha": 0.2}),
+        (losses.RegressionLoss, {"kind": "balanced_l1", "gamma": 0.7}),
+    ],
+    ids=str,
+)
+def test_options_of_single_kinds(module, options):
+    function, inputs = MODULES[module][0], arguments(module)
+    loss = module(**options)(*inputs)
+    assert torch.equal(loss, function(*inputs, **options))
+    assert loss != function(*inputs, kind=options["kind"])
 
 
 @each

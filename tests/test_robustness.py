@@ -15,7 +15,7 @@ KINDS = list(
         (s.function, *sorted(map(str, s.options.items()))): s for s in ALL if "small" in s.tags
     }.values()
 )
-LARGE = [s for s in ALL if "large" in s.tags and s.options.get("reduction") == "mean"]
+LARGE = [s for s in ALL if "large" in s.tags and s.options.get("reduction", "mean") == "mean"]
 
 
 FUSED = fastloss.backends()["box_loss"]["cpu"] == "C++"
@@ -84,6 +84,7 @@ def test_strides_of_the_incoming_gradient(layout):
 
 EMPTY = {
     "box_loss": (F.box_loss, (0, 4), (0, 4), {}),
+    "bounded_iou": (F.box_loss, (0, 4), (0, 4), {"kind": "bounded_iou"}),
     "regression_loss": (F.regression_loss, (0, 3), (0, 3), {}),
     "sigmoid_focal_loss": (F.sigmoid_focal_loss, (0, 3), (0, 3), {}),
     "no rows, class indices": (F.sigmoid_focal_loss, (0, 3), (0,), {}),
@@ -109,6 +110,32 @@ def test_empty(case, reduction):
         assert value.shape == () and value == 0
     (gradient,) = torch.autograd.grad(value.sum(), x)
     assert gradient.shape == x.shape
+
+
+@pytest.mark.parametrize("kind", ("iou", "giou", "diou", "ciou"))
+@pytest.mark.parametrize(
+    "shapes", (((0, 4), (3, 4)), ((3, 4), (0, 4)), ((0, 5, 4), (3, 4))), ids=str
+)
+def test_no_pairs(shapes, kind):
+    """An empty result, and gradients of 0 for boxes without a partner."""
+    boxes = [torch.ones(shape, requires_grad=True) for shape in shapes]
+    value = F.pairwise_iou(*boxes, kind=kind)
+    assert value.shape == (*shapes[0][:-1], shapes[1][0])
+    for x, gradient in zip(boxes, torch.autograd.grad(value.sum(), boxes)):
+        assert gradient.shape == x.shape and not gradient.any()
+
+
+def test_scores_without_classes(triton_kernels):
+    """Their gradient is 0 from every implementation, though no element of a row writes it."""
+    from fastloss.testing import implementation
+
+    scores = torch.ones(3, requires_grad=True)
+    for language in ("reference",) + (() if torch.cuda.is_available() else ("triton",)):
+        with implementation(language):
+            loss = F.quality_focal_loss(torch.ones(3, 0), (torch.zeros(3).long(), scores))
+        assert not torch.autograd.grad(loss.sum(), scores)[0].any()
+    loss = F.quality_focal_loss(torch.ones(3, 0), (torch.zeros(3).long(), scores))
+    assert not torch.autograd.grad(loss.sum(), scores)[0].any()
 
 
 def test_scalar_input():
@@ -155,6 +182,26 @@ def test_same_bits_on_many_elements_and_threads():
     exact = torch.nn.functional.smooth_l1_loss(x.double(), t.double())
     assert equal(values[0], values[1]) and equal(values[0], values[2])
     assert abs(values[0].double() - exact) < 1e-6 * exact
+
+
+@pytest.mark.parametrize("columns", (5, 300))
+def test_same_bits_on_many_pairs_and_threads(columns):
+    """Enough tiles along both sides that the work is really shared."""
+    g = torch.Generator().manual_seed(0)
+    corners = torch.rand(3, 3000 + columns, 2, generator=g)
+    boxes = torch.cat((corners, corners + torch.rand(corners.shape, generator=g)), -1)
+    a, b = (x.requires_grad_() for x in boxes.split((3000, columns), 1))
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            value = F.pairwise_iou(a, b, kind="ciou")
+            results.append((value, *torch.autograd.grad(value.sum(), (a, b))))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(equal(x, y) for x, y in zip(results[0], result))
 
 
 def test_reentrant_from_many_threads():

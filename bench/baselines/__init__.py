@@ -1,4 +1,4 @@
-"""Straightforward autograd versions of the losses, one module per stem.
+"""Straightforward autograd versions of what is measured, one module per stem.
 
 They are written from the papers and the libraries' documented behaviour, in the plain style of
 those libraries: one PyTorch operation after the other, gradients by autograd. They share nothing
@@ -7,7 +7,7 @@ is not installed, the function given to `torch.compile`, and (in float64) the tr
 contender is checked against.
 
 Each function has the name, the positional arguments and the options of its counterpart in
-`fastloss.functional`, and reduces to sum(weight * loss) / avg_factor.
+`fastloss.functional`; a loss reduces to sum(weight * loss) / avg_factor.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Aligned IoU-family losses on (N, 4) xyxy boxes, column by column as detection libraries write
 them.
 
-IoU loss: Yu et al. 2016 (UnitBox); GIoU: Rezatofighi et al. 2019; DIoU and CIoU: Zheng et al. 2020.
-The places of eps follow mmdet 3.3: a floor under union and hull for IoU and GIoU, an addend for
-DIoU and CIoU.
+IoU loss: Yu et al. 2016 (UnitBox); GIoU: Rezatofighi et al. 2019; DIoU and CIoU: Zheng et al. 2020;
+EIoU: Peng & Yu 2021; SIoU: Gevorgyan 2022; bounded IoU: Tychsen-Smith & Petersson 2018. The places
+of eps follow mmdet 3.3: a floor under union and hull for IoU and GIoU, an addend for the others.
 """
 
 from __future__ import annotations
@@ -77,7 +77,61 @@ def _ciou(pred: Tensor, target: Tensor, eps: float) -> Tensor:
     return 1 - (iou - (distance + alpha * v)).clamp(min=-1.0, max=1.0)
 
 
-_KINDS = {"giou": _giou, "diou": _diou, "ciou": _ciou}
+def _eiou(pred: Tensor, target: Tensor, eps: float, smooth_point: float = 0.1) -> Tensor:
+    """The intersection is a sum of four signed rectangles at the hull's first corner."""
+    first = torch.min(pred[:, :2], target[:, :2])  # (N, 2)
+    start = torch.max(pred[:, :2], target[:, :2]) - first  # (N, 2)
+    end = torch.min(pred[:, 2:], target[:, 2:]) - first  # (N, 2)
+    low, high = torch.min(start, end), torch.max(start, end)
+    inter = (
+        end[:, 0] * end[:, 1]
+        + low[:, 0] * low[:, 1]
+        - start[:, 0] * high[:, 1]
+        - high[:, 0] * start[:, 1]
+    )
+    _, areas = _intersection_and_areas(pred, target)
+    x = 1 - inter / (areas - inter + eps)
+    return torch.where(x < smooth_point, 0.5 * x**2 / smooth_point, x - 0.5 * smooth_point)
+
+
+def _siou(pred: Tensor, target: Tensor, eps: float) -> Tensor:
+    inter, areas = _intersection_and_areas(pred, target)
+    iou = inter / (areas - inter + eps)
+    top_left = torch.min(pred[:, :2], target[:, :2])
+    bottom_right = torch.max(pred[:, 2:], target[:, 2:])
+    hull = (bottom_right - top_left).clamp(min=eps)  # (N, 2)
+    offset = (target[:, :2] + target[:, 2:] - pred[:, :2] - pred[:, 2:]) * 0.5 + eps  # (N, 2)
+    sine = offset.abs() / offset.norm(dim=1, keepdim=True)
+    sine = torch.where(sine[:, 0] > math.sqrt(0.5), sine[:, 1], sine[:, 0])
+    gamma = 2 - torch.sin(2 * torch.asin(sine))  # (N,)
+    distance = 2 - torch.exp(gamma[:, None] * (offset / hull) ** 2).sum(1)
+    pad = pred.new_tensor([0.0, eps])
+    size_pred = pred[:, 2:] - pred[:, :2] + pad
+    size_target = target[:, 2:] - target[:, :2] + pad
+    change = (size_pred - size_target).abs() / torch.max(size_pred, size_target)
+    shape = ((1 - torch.exp(-change)) ** 4).sum(1)
+    return 1 - (iou - 0.5 * (distance + shape)).clamp(min=-1.0, max=1.0)
+
+
+def _bounded_iou(pred: Tensor, target: Tensor, eps: float, beta: float = 0.2) -> Tensor:
+    """A loss per coordinate: (N, 4)."""
+    size_pred = pred[:, 2:] - pred[:, :2]
+    size_target = target[:, 2:] - target[:, :2]
+    offset = (target[:, :2] + target[:, 2:] - pred[:, :2] - pred[:, 2:]).abs()
+    centre = ((size_target - offset) / (size_target + offset + eps)).clamp(min=0)
+    extent = torch.min(size_target / (size_pred + eps), size_pred / (size_target + eps))
+    x = 1 - torch.cat((centre, extent), dim=1)
+    return torch.where(x < beta, 0.5 * x * x / beta, x - 0.5 * beta)
+
+
+_KINDS = {
+    "giou": _giou,
+    "diou": _diou,
+    "ciou": _ciou,
+    "eiou": _eiou,
+    "siou": _siou,
+    "bounded_iou": _bounded_iou,
+}
 
 
 def box_loss(
@@ -90,7 +144,7 @@ def box_loss(
     weight: Tensor | None,
     avg_factor: float,
 ) -> Tensor:
-    """pred, target: (N, 4) xyxy; weight: (N,)."""
+    """pred, target: (N, 4) xyxy; weight: (N,), for kind "bounded_iou" (N, 4)."""
     if kind == "iou":
         loss = _iou(pred, target, mode, eps)
     else:

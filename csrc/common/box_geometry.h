@@ -9,7 +9,7 @@ namespace fastloss {
 
 template <typename T>
 struct BoxParams {
-  T eps, union_eps;
+  T eps, union_eps, smooth_point = T(0);
 };
 
 // d max(a, b) / da: 1 where a wins, 1/2 at a tie, as torch.maximum; min is the mirror image.
@@ -84,10 +84,11 @@ struct PairGradient {
   AxisGradient<T> x, y;
 };
 
-// Intersection and union shared by all kinds. `floor` > 0: union = max(union, floor); the gradient
-// stops where the floor holds. `added` is added to the union.
+// Intersection and union shared by all kinds: union = max(union + added, floor); the gradient stops
+// where the floor holds.
 template <typename T>
 struct Overlap {
+  static constexpr T no_floor = -std::numeric_limits<T>::infinity();
   T iw, ih, union_, inverse, iou, union_open;
 
   FASTLOSS_FN Overlap(const BoxPair<T>& b, T floor, T added) {
@@ -95,7 +96,7 @@ struct Overlap {
     ih = max_(b.y.overlap(), T(0));
     const T inter = iw * ih;
     const T u = b.x.p() * b.y.p() + b.x.t() * b.y.t() - inter + added;
-    union_open = u >= floor || floor == T(0) ? T(1) : T(0);
+    union_open = u >= floor ? T(1) : T(0);
     union_ = union_open != T(0) ? u : floor;
     inverse = inverse_or_zero(union_);
     iou = inter * inverse;
@@ -138,7 +139,7 @@ struct Squared {
 struct Log {
   template <typename T>
   static FASTLOSS_FN T value(T iou) {
-    return -log_(iou);
+    return iou == T(0) ? std::numeric_limits<T>::infinity() : -log_(iou);
   }
   template <typename T>
   static FASTLOSS_FN T derivative(T iou) {
@@ -204,7 +205,7 @@ struct DistanceIoU {
 
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, T(0), b.as_area(o.union_eps));
+    const Overlap<T> overlap(b, Overlap<T>::no_floor, b.as_area(o.union_eps));
     const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
     const T sx = b.x.shift(), sy = b.y.shift();
     const T distance =
@@ -216,7 +217,7 @@ struct DistanceIoU {
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, T(0), b.as_area(o.union_eps));
+    const Overlap<T> overlap(b, Overlap<T>::no_floor, b.as_area(o.union_eps));
     const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
     const T sx = b.x.shift(), sy = b.y.shift();
     const T inverse = inverse_or_zero(hw * hw + hh * hh + b.as_area(o.eps));

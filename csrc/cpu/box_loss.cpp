@@ -1,5 +1,6 @@
 // CPU kernels of the stem `box_loss`.
 #include "common/box_geometry.h"
+#include "common/box_shape.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -60,13 +61,19 @@ struct Functions {
   decltype(&box_loss_bwd<GIoU, false, T>) pred_backward, target_backward;
   decltype(&box_loss_both<GIoU, T>) both;
 
-  Functions(const std::string& kind, const std::string& mode) {
+  Functions(const std::string& kind, const std::string& mode, bool neg_gamma) {
     if (kind == "giou")
       set<GIoU>();
     else if (kind == "diou")
       set<DIoU>();
     else if (kind == "ciou")
       set<CIoU>();
+    else if (kind == "eiou")
+      set<EIoU>();
+    else if (kind == "siou" && neg_gamma)
+      set<SIoU<-1>>();
+    else if (kind == "siou")
+      set<SIoU<1>>();
     else if (mode == "linear")
       set<IoU<Linear>>();
     else if (mode == "square")
@@ -91,11 +98,11 @@ struct BoxKernel {
   Sink pred_gradient, target_gradient;
 
   BoxKernel(const Tensor& p, const Tensor& t, const std::string& kind, const std::string& mode,
-            double eps, double union_eps)
+            double eps, double union_eps, double smooth_point, bool neg_gamma)
       : pred(p),
         target(t),
-        functions(kind, mode),
-        params{static_cast<T>(eps), static_cast<T>(union_eps)} {}
+        functions(kind, mode, neg_gamma),
+        params{static_cast<T>(eps), static_cast<T>(union_eps), static_cast<T>(smooth_point)} {}
 
   void values(int64_t start, int64_t count, T* out) const {
     T a[4 * kBlock], b[4 * kBlock];
@@ -131,24 +138,28 @@ struct BoxKernel {
 
 Tensor box_loss(Tensor pred, Tensor target, std::optional<Tensor> weight,
                 std::optional<Tensor> avg_factor, std::string kind, std::string mode, double eps,
-                double union_eps, std::optional<double> divisor, std::string reduction,
-                bool widen) {
+                double union_eps, double smooth_point, bool neg_gamma,
+                std::optional<double> divisor, std::string reduction, bool widen) {
   const int64_t count = pred.numel() / 4;
   const Reduction r(weight, avg_factor, divisor, reduction, count, count);
   const auto sizes = pred.sizes();
   const std::vector<int64_t> outer(sizes.begin(), sizes.end() - 1);
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    return reduce<T>(BoxKernel<T>(pred, target, kind, mode, eps, union_eps), r, pred,
-                     result_type(pred, widen), outer);
+    return reduce<T>(
+        BoxKernel<T>(pred, target, kind, mode, eps, union_eps, smooth_point, neg_gamma), r, pred,
+        result_type(pred, widen), outer);
   };
   return pred.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
 }
 
-std::tuple<Tensor, Tensor, Tensor> box_loss_backward(
-    Tensor grad, Tensor pred, Tensor target, std::optional<Tensor> weight,
-    std::optional<Tensor> avg_factor, std::string kind, std::string mode, double eps,
-    double union_eps, std::optional<double> divisor, std::string reduction, bool, int64_t needs) {
+std::tuple<Tensor, Tensor, Tensor> box_loss_backward(Tensor grad, Tensor pred, Tensor target,
+                                                     std::optional<Tensor> weight,
+                                                     std::optional<Tensor> avg_factor,
+                                                     std::string kind, std::string mode, double eps,
+                                                     double union_eps, double smooth_point,
+                                                     bool neg_gamma, std::optional<double> divisor,
+                                                     std::string reduction, bool, int64_t needs) {
   const int64_t count = pred.numel() / 4;
   const Reduction r(weight, avg_factor, divisor, reduction, count, count);
   std::tuple<Tensor, Tensor, Tensor> result{gradient_like(pred, pred, needs, 0),
@@ -156,7 +167,7 @@ std::tuple<Tensor, Tensor, Tensor> box_loss_backward(
                                             gradient_like(pred, weight.value_or(pred), needs, 2)};
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    BoxKernel<T> kernel(pred, target, kind, mode, eps, union_eps);
+    BoxKernel<T> kernel(pred, target, kind, mode, eps, union_eps, smooth_point, neg_gamma);
     kernel.pred_gradient = sink_for(std::get<0>(result), needs, 0);
     kernel.target_gradient = sink_for(std::get<1>(result), needs, 1);
     propagate<T>(kernel, r, grad, sink_for(std::get<2>(result), needs, 2));
@@ -165,18 +176,16 @@ std::tuple<Tensor, Tensor, Tensor> box_loss_backward(
   return result;
 }
 
-std::tuple<Tensor, Tensor> box_loss_with_gradient(Tensor pred, Tensor target,
-                                                  std::optional<Tensor> weight,
-                                                  std::optional<Tensor> avg_factor,
-                                                  std::string kind, std::string mode, double eps,
-                                                  double union_eps, std::optional<double> divisor,
-                                                  std::string reduction, bool widen) {
+std::tuple<Tensor, Tensor> box_loss_with_gradient(
+    Tensor pred, Tensor target, std::optional<Tensor> weight, std::optional<Tensor> avg_factor,
+    std::string kind, std::string mode, double eps, double union_eps, double smooth_point,
+    bool neg_gamma, std::optional<double> divisor, std::string reduction, bool widen) {
   const int64_t count = pred.numel() / 4;
   const Reduction r(weight, avg_factor, divisor, reduction, count, count);
   Tensor gradient = gradient_like(pred, pred, 1, 0);
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    BoxKernel<T> kernel(pred, target, kind, mode, eps, union_eps);
+    BoxKernel<T> kernel(pred, target, kind, mode, eps, union_eps, smooth_point, neg_gamma);
     kernel.pred_gradient = Sink(gradient);
     return reduce_with_gradient<T>(kernel, r, pred, result_type(pred, widen));
   };

@@ -47,8 +47,10 @@ struct Functions {
       set<L1>();
     else if (kind == "smooth_l1")
       set<SmoothL1>();
-    else
+    else if (kind == "mse")
       set<MSE>();
+    else
+      set<BalancedL1>();
   }
   template <typename F>
   void set() {
@@ -65,8 +67,9 @@ struct RegressionKernel {
   RegressionParams<T> params;
   Sink pred_gradient, target_gradient;
 
-  RegressionKernel(const Tensor& p, const Tensor& t, const std::string& kind, double beta)
-      : pred(p), target(t), functions(kind), params{static_cast<T>(beta)} {}
+  RegressionKernel(const Tensor& p, const Tensor& t, const std::string& kind, double beta,
+                   double alpha, double gamma)
+      : pred(p), target(t), functions(kind), params(beta, alpha, gamma) {}
 
   void values(int64_t start, int64_t count, T* out) const {
     T a[kBlock], b[kBlock];
@@ -95,11 +98,12 @@ struct RegressionKernel {
 
 Tensor regression_loss(Tensor pred, Tensor target, std::optional<Tensor> weight,
                        std::optional<Tensor> avg_factor, std::string kind, double beta,
-                       std::optional<double> divisor, std::string reduction, bool widen) {
+                       double alpha, double gamma, std::optional<double> divisor,
+                       std::string reduction, bool widen) {
   const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    return reduce<T>(RegressionKernel<T>(pred, target, kind, beta), r, pred,
+    return reduce<T>(RegressionKernel<T>(pred, target, kind, beta, alpha, gamma), r, pred,
                      result_type(pred, widen), pred.sizes());
   };
   return pred.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
@@ -107,15 +111,15 @@ Tensor regression_loss(Tensor pred, Tensor target, std::optional<Tensor> weight,
 
 std::tuple<Tensor, Tensor, Tensor> regression_loss_backward(
     Tensor grad, Tensor pred, Tensor target, std::optional<Tensor> weight,
-    std::optional<Tensor> avg_factor, std::string kind, double beta, std::optional<double> divisor,
-    std::string reduction, bool, int64_t needs) {
+    std::optional<Tensor> avg_factor, std::string kind, double beta, double alpha, double gamma,
+    std::optional<double> divisor, std::string reduction, bool, int64_t needs) {
   const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
   std::tuple<Tensor, Tensor, Tensor> result{gradient_like(pred, pred, needs, 0),
                                             gradient_like(pred, target, needs, 1),
                                             gradient_like(pred, weight.value_or(pred), needs, 2)};
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    RegressionKernel<T> kernel(pred, target, kind, beta);
+    RegressionKernel<T> kernel(pred, target, kind, beta, alpha, gamma);
     kernel.pred_gradient = sink_for(std::get<0>(result), needs, 0);
     kernel.target_gradient = sink_for(std::get<1>(result), needs, 1);
     propagate<T>(kernel, r, grad, sink_for(std::get<2>(result), needs, 2));
@@ -124,17 +128,15 @@ std::tuple<Tensor, Tensor, Tensor> regression_loss_backward(
   return result;
 }
 
-std::tuple<Tensor, Tensor> regression_loss_with_gradient(Tensor pred, Tensor target,
-                                                         std::optional<Tensor> weight,
-                                                         std::optional<Tensor> avg_factor,
-                                                         std::string kind, double beta,
-                                                         std::optional<double> divisor,
-                                                         std::string reduction, bool widen) {
+std::tuple<Tensor, Tensor> regression_loss_with_gradient(
+    Tensor pred, Tensor target, std::optional<Tensor> weight, std::optional<Tensor> avg_factor,
+    std::string kind, double beta, double alpha, double gamma, std::optional<double> divisor,
+    std::string reduction, bool widen) {
   const Reduction r(weight, avg_factor, divisor, reduction, pred.numel(), pred.numel());
   Tensor gradient = gradient_like(pred, pred, 1, 0);
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    RegressionKernel<T> kernel(pred, target, kind, beta);
+    RegressionKernel<T> kernel(pred, target, kind, beta, alpha, gamma);
     kernel.pred_gradient = Sink(gradient);
     return reduce_with_gradient<T>(kernel, r, pred, result_type(pred, widen));
   };

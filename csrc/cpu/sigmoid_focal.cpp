@@ -270,6 +270,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sigmoid_focal_backward(
       gradient_like(logits, logits, needs, 0), gradient_like(logits, target, needs, 1),
       gradient_like(logits, score.value_or(logits), needs, 2),
       gradient_like(logits, weight.value_or(logits), needs, 3)};
+  // The scores of rows without a single class: no block visits them.
+  if (logits.numel() == 0 && needs >> 2 & 1) torch::stable::fill_(std::get<2>(result), 0);
   const auto run = [&](auto sample) {
     using T = decltype(sample);
     FocalKernel<T> kernel(logits, target, score, class_weight, options, ignore_index);

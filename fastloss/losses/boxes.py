@@ -16,9 +16,21 @@ class BoxLoss(FunctionalLoss):
         mode: str = "linear",
         eps: float = 1e-7,
         union_eps: float | None = None,
+        smooth_point: float = 0.1,
+        neg_gamma: bool = False,
+        beta: float = 0.2,
         reduction: str = "mean",
     ):
-        super().__init__(kind=kind, mode=mode, eps=eps, union_eps=union_eps, reduction=reduction)
+        super().__init__(
+            kind=kind,
+            mode=mode,
+            eps=eps,
+            union_eps=union_eps,
+            smooth_point=smooth_point,
+            neg_gamma=neg_gamma,
+            beta=beta,
+            reduction=reduction,
+        )
 
 
 class RegressionLoss(FunctionalLoss):
@@ -27,5 +39,12 @@ class RegressionLoss(FunctionalLoss):
 
     function = staticmethod(functional.regression_loss)
 
-    def __init__(self, kind: str = "smooth_l1", beta: float = 1.0, reduction: str = "mean"):
-        super().__init__(kind=kind, beta=beta, reduction=reduction)
+    def __init__(
+        self,
+        kind: str = "smooth_l1",
+        beta: float = 1.0,
+        alpha: float = 0.5,
+        gamma: float = 1.5,
+        reduction: str = "mean",
+    ):
+        super().__init__(kind=kind, beta=beta, alpha=alpha, gamma=gamma, reduction=reduction)

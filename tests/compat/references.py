@@ -42,7 +42,7 @@ def or_skip(load: Callable[[], types.SimpleNamespace]) -> types.SimpleNamespace:
 
 @functools.cache
 def mmdet() -> types.SimpleNamespace:
-    """mmdet.models.losses 3.3.0: every public class and function of its files."""
+    """mmdet.models.losses 3.3.0: every public class and function of its files; bbox_overlaps."""
     package = _locate("mmdet", "3.3.0")
 
     # The __init__ of these would import the whole of mmdet; their submodules load from the wheel.
@@ -66,7 +66,7 @@ def mmdet() -> types.SimpleNamespace:
     _stand_in("mmcv.ops", sigmoid_focal_loss=_mmcv_sigmoid_focal_loss)
 
     losses = importlib.import_module("mmdet.models.losses")
-    namespace = types.SimpleNamespace()
+    namespace = types.SimpleNamespace(bbox_overlaps=overlaps.bbox_overlaps)
     for file in sorted(package.glob("models/losses/[!_]*.py")):
         vars(namespace).update(_defined_in(sys.modules[f"{losses.__name__}.{file.stem}"]))
     return namespace

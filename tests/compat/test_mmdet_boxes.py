@@ -1,4 +1,4 @@
-"""IoULoss, GIoULoss, DIoULoss, CIoULoss and their functions against mmdet's."""
+"""IoULoss, GIoULoss, DIoULoss, CIoULoss, EIoULoss, SIoULoss and their functions against mmdet's."""
 
 import pytest
 import references
@@ -9,8 +9,8 @@ from fastloss.compat import mmdet
 
 upstream = references.or_skip(references.mmdet)
 
-CLASSES = ["IoULoss", "GIoULoss", "DIoULoss", "CIoULoss"]
-FUNCTIONS = ["iou_loss", "giou_loss", "diou_loss", "ciou_loss"]
+CLASSES = ["IoULoss", "GIoULoss", "DIoULoss", "CIoULoss", "EIoULoss", "SIoULoss"]
+FUNCTIONS = ["iou_loss", "giou_loss", "diou_loss", "ciou_loss", "eiou_loss", "siou_loss"]
 N = 37
 
 # pairs of pred and target, xyxy
@@ -149,12 +149,49 @@ def test_shortcut_without_reduction(name, weight):
     assert_parity(lambda *args: ours(*args).sum(), theirs, *boxes(), weights()[weight])
 
 
-@pytest.mark.parametrize("edge", EDGES)
+# 0/0 without a width, and 0 * inf in the gradient of an exponential that overflows
+NAN_IN_MMDET = [("SIoULoss", edge) for edge in ("two points", "both inverted")]
+
+
+@pytest.mark.parametrize(
+    "name, edge",
+    [(n, e) for n in CLASSES for e in EDGES if (n, e) not in NAN_IN_MMDET],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", CLASSES)
 def test_edge_boxes(name, edge, dtype):
     pred, target = (torch.tensor([box], dtype=torch.float64) for box in EDGES[edge])
     assert_parity(*make(name, reduction="none"), pred, target, dtype=dtype, scale=1)
+
+
+@pytest.mark.parametrize("name, edge", NAN_IN_MMDET)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bug_siou_of_boxes_without_width_or_inverted_is_finite(name, edge, dtype):
+    pred, target = (torch.tensor([box], dtype=dtype) for box in EDGES[edge])
+    ours, theirs = make(name, reduction="none")
+    x, y = pred.clone().requires_grad_(), pred.clone().requires_grad_()
+    value, library = ours(x, target), theirs(y, target)
+    library.sum().backward()
+    assert library.isnan().all() or y.grad.isnan().any()
+    value.sum().backward()
+    assert value.isfinite().all() and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("apart", [0, 3, 30])
+@pytest.mark.parametrize("smooth_point", [0.02, 0.5, 3])
+def test_smooth_point(smooth_point, apart, dtype):
+    pred, target = boxes()
+    losses = make("EIoULoss", smooth_point=smooth_point, reduction="none")
+    assert_parity(*losses, pred, target + apart, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("apart", [0, 3, 30])
+@pytest.mark.parametrize("neg_gamma", [False, True, 1])
+def test_neg_gamma(neg_gamma, apart, dtype):
+    pred, target = boxes()
+    losses = make("SIoULoss", neg_gamma=neg_gamma, reduction="none")
+    assert_parity(*losses, pred, target + apart, dtype=dtype, scale=1)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -276,6 +313,11 @@ ERRORS = {
     ),
     "unexpected argument": (lambda m: m.GIoULoss()(*boxes(), colour=1), "colour"),
     "argument given twice": (lambda m: m.IoULoss()(*boxes(), mode="linear"), "mode"),
+    "smooth_point given twice": (
+        lambda m: m.EIoULoss()(*boxes(), smooth_point=0.2),
+        "smooth_point",
+    ),
+    "neg_gamma given twice": (lambda m: m.SIoULoss()(*boxes(), neg_gamma=True), "neg_gamma"),
 }
 
 

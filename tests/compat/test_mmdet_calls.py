@@ -12,13 +12,12 @@ BOXES = torch.tensor([[0.0, 0.0, 5.0, 4.0]]) + torch.arange(4 * N).reshape(N, 4)
 IDS = torch.arange(N) % (C + 1)
 LOGITS = torch.linspace(-3, 3, N * C).reshape(N, C)
 
+PER_BOX = ("IoULoss", "GIoULoss", "DIoULoss", "CIoULoss", "EIoULoss", "SIoULoss")
 CALLS = {
-    "IoULoss": (BOXES, BOXES.roll(1, 0)),
-    "GIoULoss": (BOXES, BOXES.roll(1, 0)),
-    "DIoULoss": (BOXES, BOXES.roll(1, 0)),
-    "CIoULoss": (BOXES, BOXES.roll(1, 0)),
+    **dict.fromkeys((*PER_BOX, "BoundedIoULoss"), (BOXES, BOXES.roll(1, 0))),
     "L1Loss": (BOXES, BOXES.roll(1, 0)),
     "SmoothL1Loss": (BOXES, BOXES.roll(1, 0)),
+    "BalancedL1Loss": (BOXES, BOXES.roll(1, 0)),
     "MSELoss": (BOXES, BOXES.roll(1, 0)),
     "FocalLoss": (LOGITS, IDS),
 }
@@ -26,7 +25,9 @@ OPS = {
     "FocalLoss": "sigmoid_focal",
     "L1Loss": "regression_loss",
     "SmoothL1Loss": "regression_loss",
+    "BalancedL1Loss": "regression_loss",
     "MSELoss": "regression_loss",
+    "BoundedIoULoss": "bounded_iou_loss",
 }
 
 
@@ -52,7 +53,7 @@ def step(loss, pred, target, *args, **kwargs):
 
 
 def weight_for(name):
-    return torch.linspace(-1, 1, N) if name in ("FocalLoss", *list(CALLS)[:4]) else BOXES - 1
+    return torch.linspace(-1, 1, N) if name in ("FocalLoss", *PER_BOX) else BOXES - 1
 
 
 @pytest.mark.parametrize(

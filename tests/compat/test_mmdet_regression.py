@@ -1,4 +1,4 @@
-"""L1Loss, SmoothL1Loss, MSELoss and their functions against mmdet's."""
+"""L1Loss, SmoothL1Loss, BalancedL1Loss, MSELoss and their functions against mmdet's."""
 
 import pytest
 import references
@@ -9,9 +9,9 @@ from fastloss.compat import mmdet
 
 upstream = references.or_skip(references.mmdet)
 
-CLASSES = ["L1Loss", "SmoothL1Loss", "MSELoss"]
+CLASSES = ["L1Loss", "SmoothL1Loss", "BalancedL1Loss", "MSELoss"]
 WITH_SHORTCUT = CLASSES[:2]
-FUNCTIONS = ["l1_loss", "smooth_l1_loss", "mse_loss"]
+FUNCTIONS = ["l1_loss", "smooth_l1_loss", "balanced_l1_loss", "mse_loss"]
 N = 37
 
 
@@ -63,6 +63,13 @@ def test_class(name, reduction, shape, dtype):
 @pytest.mark.parametrize("beta", [0.11, 1, 4.0])
 def test_beta(beta):
     assert_parity(*make("SmoothL1Loss", beta=beta, reduction="none"), *offsets())
+
+
+@pytest.mark.parametrize("alpha, gamma, beta", [(0.5, 1.5, 0.3), (0.2, 0.9, 1), (1.0, 0.5, 2.5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_balanced_l1(alpha, gamma, beta, dtype):
+    losses = make("BalancedL1Loss", alpha=alpha, gamma=gamma, beta=beta, reduction="none")
+    assert_parity(*losses, *offsets(), dtype=dtype)
 
 
 def test_kinks():
@@ -129,7 +136,11 @@ def test_weight_per_row(name):
 def test_no_elements(name, reduction, avg_factor, weight):
     ours, theirs = make(name, reduction=reduction, loss_weight=-1.0)
     empty = torch.zeros(0, 4)
-    if reduction == "sum" and avg_factor is not None and (weight is None or name == "MSELoss"):
+    if (
+        reduction == "sum"
+        and avg_factor is not None
+        and (weight is None or name not in WITH_SHORTCUT)
+    ):
         with pytest.raises(ValueError, match="sum"):
             ours(empty, empty, weight, avg_factor)
         return
@@ -170,6 +181,7 @@ def test_mse_broadcasts_with_a_warning():
 
 ERRORS = {
     "beta": (lambda m: m.SmoothL1Loss(beta=0)(*offsets()), "beta must be > 0, got 0"),
+    "beta of BalancedL1Loss": (lambda m: m.BalancedL1Loss(beta=0)(*offsets()), "beta must be > 0"),
     "override": (
         lambda m: m.L1Loss()(*offsets(), reduction_override="max"),
         "reduction_override must be .*max",
@@ -189,6 +201,11 @@ ERRORS = {
     ),
     "lengths of MSELoss": (lambda m: m.MSELoss()(offsets()[0], offsets()[1][:5]), None),
     "weight": (lambda m: m.L1Loss()(*offsets(), torch.rand(N, 3)), None),
+    "weight of BalancedL1Loss": (lambda m: m.BalancedL1Loss()(*offsets(), torch.rand(N)), None),
+    "reduction of BalancedL1Loss": (
+        lambda m: m.BalancedL1Loss()(*offsets(), reduction="sum"),
+        "reduction",
+    ),
     "unexpected argument": (lambda m: m.SmoothL1Loss()(*offsets(), colour=1), "colour"),
     "argument given twice": (lambda m: m.SmoothL1Loss()(*offsets(), beta=2.0), "beta"),
 }

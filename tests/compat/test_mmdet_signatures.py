@@ -41,7 +41,19 @@ def test_module_and_attributes(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["iou_loss", "giou_loss", "diou_loss", "ciou_loss", "smooth_l1_loss", "l1_loss"]
+    "name",
+    [
+        "iou_loss",
+        "giou_loss",
+        "diou_loss",
+        "ciou_loss",
+        "eiou_loss",
+        "siou_loss",
+        "bounded_iou_loss",
+        "smooth_l1_loss",
+        "balanced_l1_loss",
+        "l1_loss",
+    ],
 )
 def test_weight_is_the_third_argument(name):
     # inspect shows the inner signature of a weighted function; it is called with another one.

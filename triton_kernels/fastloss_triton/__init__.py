@@ -1,3 +1,10 @@
 """Triton kernels, one file per stem; importing this registers them for CUDA tensors."""
 
-from . import box_loss, regression_loss, scale, sigmoid_focal  # noqa: F401
+from . import (  # noqa: F401
+    bounded_iou_loss,
+    box_loss,
+    pairwise_iou,
+    regression_loss,
+    scale,
+    sigmoid_focal,
+)

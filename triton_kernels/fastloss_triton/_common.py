@@ -16,6 +16,15 @@ from torch import Tensor
 BLOCK = 1024
 NUM_WARPS = 4
 
+# Decorator of the kernels. Triton compiles a kernel anew for sizes and strides that 16 divides, and
+# for those that are 1; sizes change with every batch, and these kernels gain nothing from it.
+kernel = triton.jit(
+    do_not_specialize=[
+        "n", "programs", "divisor", "ignore_index",
+        *(f"{name}_{part}" for name in "gw" for part in ("columns", "row", "column")),
+    ]
+)  # fmt: skip
+
 _DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 _COMPUTE = {torch.float64: torch.float64}
 
@@ -86,17 +95,48 @@ def operand(tensor: Tensor | None, absent: Tensor) -> Operand:
 
 
 @triton.jit
-def load_operand(tensor, columns, row_stride, column_stride, i, m, MODE: tl.constexpr):
-    """Elements i (BLOCK) of an Operand under mask m; MODE is not 0.
+def _is_full(i, n):
+    """Whether the elements i of this program are all below n.
+
+    Only the last program needs a mask. Where one is, loads and stores are vectors only if 16
+    divides n, which for a number of boxes is the exception.
+    """
+    return (tl.program_id(0).to(tl.int64) + 1) * i.shape[0] <= n
+
+
+@triton.jit
+def load_block(tensor, i, n):
+    """Elements i (BLOCK), those of this program, of a dense tensor of n; 0 beyond it."""
+    if _is_full(i, n):
+        x = tl.load(tensor + i)
+    else:
+        x = tl.load(tensor + i, mask=i < n, other=0)
+    return x
+
+
+@triton.jit
+def store_block(tensor, x, i, n):
+    """Write what `load_block` reads, converted to the dtype of the tensor."""
+    x = x.to(tensor.dtype.element_ty)
+    if _is_full(i, n):
+        tl.store(tensor + i, x)
+    else:
+        tl.store(tensor + i, x, mask=i < n)
+
+
+@triton.jit
+def load_operand(tensor, columns, row_stride, column_stride, i, n, MODE: tl.constexpr):
+    """Elements i (BLOCK), those of this program, of an Operand of n; MODE is not 0.
 
     Device functions here end in one return or in if/else: Triton compiles what follows an early
     return in a constexpr branch too.
     """
     if MODE == 1:
-        at = i
+        x = load_block(tensor, i, n)
     else:
         at = (i // columns) * row_stride + (i % columns) * column_stride
-    return tl.load(tensor + at, mask=m, other=0.0)
+        x = tl.load(tensor + at, mask=i < n, other=0.0)
+    return x
 
 
 @dataclass(frozen=True)
@@ -120,7 +160,9 @@ def reduction_of(
     reduction: str,
     count: int,
     mean_count: int,
+    block: int = BLOCK,
 ) -> Reduction:
+    """`block` is the number of unreduced values per program."""
     mean = reduction == "mean"
     number = (divisor if divisor is not None else max(mean_count, 1)) if mean else 1.0
     has_avg_factor = mean and avg_factor is not None
@@ -131,7 +173,7 @@ def reduction_of(
         bits(float(number)),
         reduction == "none",
         count,
-        triton.cdiv(count, BLOCK),
+        triton.cdiv(count, block),
     )
 
 
@@ -144,12 +186,12 @@ def load_divisor(avg_factor, divisor, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.co
     return value
 
 
-@triton.jit(do_not_specialize=["divisor"])
+@kernel
 def finish_sum(
     partial,  # (programs)
     result,  # ()
     avg_factor,  # ()
-    divisor,
+    divisor: tl.int64,
     programs,
     HAS_AVG_FACTOR: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -158,8 +200,10 @@ def finish_sum(
     """Sum of the partial sums in a fixed order, over the divisor."""
     lanes = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), DTYPE)
-    for start in range(0, programs, BLOCK):
-        total += tl.load(partial + start + lanes, mask=start + lanes < programs, other=0.0)
+    whole = programs // BLOCK * BLOCK
+    for start in range(0, whole, BLOCK):
+        total += tl.load(partial + start + lanes)
+    total += tl.load(partial + whole + lanes, mask=whole + lanes < programs, other=0.0)
     value = tl.sum(total, 0) / load_divisor(avg_factor, divisor, HAS_AVG_FACTOR, DTYPE)
     tl.store(result, value.to(result.dtype.element_ty))
 
@@ -194,26 +238,26 @@ def finish(r: Reduction, like: Tensor, widen: bool, partial: Tensor) -> Tensor:
 
 @triton.jit
 def store_loss(
-    out, loss, i, m, weight, w_columns, w_row, w_column,
+    out, loss, i, n, weight, w_columns, w_row, w_column,
     W_MODE: tl.constexpr, NONE: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Weight the losses of a block and write them, or their sum."""
     if W_MODE != 0:
-        loss *= load_operand(weight, w_columns, w_row, w_column, i, m, W_MODE).to(DTYPE)
+        loss *= load_operand(weight, w_columns, w_row, w_column, i, n, W_MODE).to(DTYPE)
     if NONE:
-        tl.store(out + i, loss.to(out.dtype.element_ty), mask=m)
+        store_block(out, loss, i, n)
     else:
-        tl.store(out + tl.program_id(0), tl.sum(tl.where(m, loss, 0.0), 0))
+        tl.store(out + tl.program_id(0), tl.sum(tl.where(i < n, loss, 0.0), 0))
 
 
 @triton.jit
 def load_incoming(
-    grad, g_columns, g_row, g_column, avg_factor, divisor, i, m,
+    grad, g_columns, g_row, g_column, avg_factor, divisor, i, n,
     G_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """d result / d weighted loss for the elements i; G_MODE 0 is an incoming gradient of 1."""
     if NONE:
-        g = load_operand(grad, g_columns, g_row, g_column, i, m, G_MODE).to(DTYPE)
+        g = load_operand(grad, g_columns, g_row, g_column, i, n, G_MODE).to(DTYPE)
     else:
         total = load_divisor(avg_factor, divisor, HAS_AVG_FACTOR, DTYPE)
         if G_MODE == 0:

@@ -1,4 +1,7 @@
-"""Triton kernels of the stem `regression_loss`."""
+"""Triton kernels of the stem `regression_loss`; formulas: fastloss/reference/regression_loss.py."""
+
+import math
+from typing import Any
 
 import torch
 import triton
@@ -7,115 +10,144 @@ from torch import Tensor
 
 from .._library import implement
 from . import _common as common
-from ._common import load_incoming, load_operand, store_loss
+from ._common import load_block, load_incoming, load_operand, store_block, store_loss
 
-KINDS = {"l1": 0, "smooth_l1": 1, "mse": 2}
+KINDS = {"l1": 0, "smooth_l1": 1, "mse": 2, "balanced_l1": 3}
 
 
 @triton.jit
-def _value(d, BETA: tl.constexpr, KIND: tl.constexpr):
+def _log1p(x):
+    """log(1 + x) for x >= 0: the rounding of 1 + x is undone by the quotient."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def _value(
+    d, BETA: tl.constexpr, ALPHA: tl.constexpr, GAMMA: tl.constexpr, GROWTH: tl.constexpr,
+    KIND: tl.constexpr,
+):  # fmt: skip
+    """GROWTH is e^(GAMMA / ALPHA) - 1."""
     a = tl.abs(d)
     if KIND == 0:
         loss = a
     elif KIND == 1:
         loss = tl.where(a < BETA, 0.5 * a * a / BETA, a - 0.5 * BETA)
-    else:
+    elif KIND == 2:
         loss = d * d
+    else:
+        x = GROWTH * tl.where(a < BETA, a, 0.0)
+        near = ALPHA / GROWTH * (x + 1.0) * _log1p(x / BETA) - ALPHA * a
+        loss = tl.where(a < BETA, near, GAMMA * a + (GAMMA / GROWTH - ALPHA * BETA))
     return loss
 
 
 @triton.jit
-def _derivative(d, BETA: tl.constexpr, KIND: tl.constexpr):
+def _derivative(
+    d, BETA: tl.constexpr, ALPHA: tl.constexpr, GAMMA: tl.constexpr, GROWTH: tl.constexpr,
+    KIND: tl.constexpr,
+):  # fmt: skip
     sign = tl.where(d > 0.0, 1.0, tl.where(d < 0.0, -1.0, d))  # 0 and NaN stay
     if KIND == 0:
         slope = sign
     elif KIND == 1:
         slope = tl.where(tl.abs(d) < BETA, d / BETA, sign)
-    else:
+    elif KIND == 2:
         slope = 2.0 * d
+    else:
+        a = tl.abs(d)
+        x = GROWTH * tl.where(a < BETA, a, 0.0)
+        near = ALPHA * (_log1p(x / BETA) + (1.0 - BETA) / (x + BETA))
+        slope = sign * tl.where(a < BETA, near, GAMMA)
     return slope
 
 
-@triton.jit
+@common.kernel
 def regression_loss_fwd(
     pred,  # (n)
     target,  # (n)
     out,  # (n), or a partial sum per program
     weight, w_columns, w_row, w_column,
     n,
-    BETA: tl.constexpr, KIND: tl.constexpr, W_MODE: tl.constexpr, NONE: tl.constexpr,
-    DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+    BETA: tl.constexpr, ALPHA: tl.constexpr, GAMMA: tl.constexpr, GROWTH: tl.constexpr,
+    KIND: tl.constexpr, W_MODE: tl.constexpr, NONE: tl.constexpr, DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    m = i < n
-    x = tl.load(pred + i, mask=m, other=0.0).to(DTYPE)
-    t = tl.load(target + i, mask=m, other=0.0).to(DTYPE)
-    loss = _value(x - t, BETA, KIND)
-    store_loss(out, loss, i, m, weight, w_columns, w_row, w_column, W_MODE, NONE, DTYPE)
+    x = load_block(pred, i, n).to(DTYPE)
+    t = load_block(target, i, n).to(DTYPE)
+    loss = _value(x - t, BETA, ALPHA, GAMMA, GROWTH, KIND)
+    store_loss(out, loss, i, n, weight, w_columns, w_row, w_column, W_MODE, NONE, DTYPE)
 
 
-@triton.jit(do_not_specialize=["divisor"])
+@common.kernel
 def regression_loss_bwd(
     grad, g_columns, g_row, g_column,
     pred,  # (n)
     target,  # (n)
     weight, w_columns, w_row, w_column,
-    avg_factor, divisor,
+    avg_factor, divisor: tl.int64,
     g_pred, g_target, g_weight,  # (n) each, if wanted
     partial,  # (programs), the sum of weighted losses, if LOSS
     n,
-    BETA: tl.constexpr, KIND: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr,
-    G_MODE: tl.constexpr,
+    BETA: tl.constexpr, ALPHA: tl.constexpr, GAMMA: tl.constexpr, GROWTH: tl.constexpr,
+    KIND: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr, G_MODE: tl.constexpr,
     W_MODE: tl.constexpr, NONE: tl.constexpr, HAS_AVG_FACTOR: tl.constexpr, DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    m = i < n
-    d = tl.load(pred + i, mask=m, other=0.0).to(DTYPE)
-    d -= tl.load(target + i, mask=m, other=0.0).to(DTYPE)
+    d = load_block(pred, i, n).to(DTYPE)
+    d -= load_block(target, i, n).to(DTYPE)
     g = load_incoming(
-        grad, g_columns, g_row, g_column, avg_factor, divisor, i, m,
+        grad, g_columns, g_row, g_column, avg_factor, divisor, i, n,
         G_MODE, NONE, HAS_AVG_FACTOR, DTYPE,
     )  # fmt: skip
     if NEEDS & 4:
-        tl.store(g_weight + i, (g * _value(d, BETA, KIND)).to(g_weight.dtype.element_ty), mask=m)
+        store_block(g_weight, g * _value(d, BETA, ALPHA, GAMMA, GROWTH, KIND), i, n)
     if LOSS:
-        loss = _value(d, BETA, KIND)
-        store_loss(partial, loss, i, m, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE)
+        loss = _value(d, BETA, ALPHA, GAMMA, GROWTH, KIND)
+        store_loss(partial, loss, i, n, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE)
     if W_MODE != 0:
-        g *= load_operand(weight, w_columns, w_row, w_column, i, m, W_MODE).to(DTYPE)
-    slope = g * _derivative(d, BETA, KIND)
+        g *= load_operand(weight, w_columns, w_row, w_column, i, n, W_MODE).to(DTYPE)
+    slope = g * _derivative(d, BETA, ALPHA, GAMMA, GROWTH, KIND)
     if NEEDS & 1:
-        tl.store(g_pred + i, slope.to(g_pred.dtype.element_ty), mask=m)
+        store_block(g_pred, slope, i, n)
     if NEEDS & 2:
-        tl.store(g_target + i, (-slope).to(g_target.dtype.element_ty), mask=m)
+        store_block(g_target, -slope, i, n)
+
+
+def _formula(kind: str, beta: float, alpha: float, gamma: float) -> dict[str, Any]:
+    """The constants that choose what is compiled."""
+    growth = math.expm1(gamma / alpha)
+    return {"BETA": beta, "ALPHA": alpha, "GAMMA": gamma, "GROWTH": growth, "KIND": KINDS[kind]}
 
 
 def forward(
     pred: Tensor, target: Tensor, weight: Tensor | None, avg_factor: Tensor | None, kind: str,
-    beta: float, divisor: float | None, reduction: str, widen: bool,
+    beta: float, alpha: float, gamma: float, divisor: float | None, reduction: str, widen: bool,
 ) -> Tensor:  # fmt: skip
     n = pred.numel()
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
     x, t = pred.contiguous(), target.contiguous()
+    formula = _formula(kind, beta, alpha, gamma)
 
     def run(out: Tensor) -> None:
         common.launch(
             regression_loss_fwd, r.programs, x, t, out, *r.weight.arguments(), n,
-            BETA=beta, KIND=KINDS[kind], W_MODE=r.weight.mode, NONE=r.none,
-            DTYPE=common.language_dtype(pred), BLOCK=common.BLOCK,
+            **formula, W_MODE=r.weight.mode, NONE=r.none, DTYPE=common.language_dtype(pred),
+            BLOCK=common.BLOCK,
         )  # fmt: skip
 
     with torch.cuda.device_of(pred):
         return common.reduce(r, pred, widen, pred.shape, run)
 
 
-def _backward(r, grad, pred, target, kind, beta, gradients, partial, needs):
+def _backward(r, grad, pred, target, formula, gradients, partial, needs):
     incoming = common.operand(grad, pred)
     common.launch(
         regression_loss_bwd, r.programs, *incoming.arguments(), pred.contiguous(),
         target.contiguous(), *r.weight.arguments(), r.avg_factor, r.divisor, *gradients, partial,
-        r.count, BETA=beta, KIND=KINDS[kind], NEEDS=needs, LOSS=grad is None, G_MODE=incoming.mode,
+        r.count, **formula, NEEDS=needs, LOSS=grad is None, G_MODE=incoming.mode,
         W_MODE=r.weight.mode, NONE=r.none, HAS_AVG_FACTOR=r.has_avg_factor,
         DTYPE=common.language_dtype(pred), BLOCK=common.BLOCK,
     )  # fmt: skip
@@ -123,19 +155,21 @@ def _backward(r, grad, pred, target, kind, beta, gradients, partial, needs):
 
 def backward(
     grad: Tensor, pred: Tensor, target: Tensor, weight: Tensor | None, avg_factor: Tensor | None,
-    kind: str, beta: float, divisor: float | None, reduction: str, widen: bool, needs: int,
+    kind: str, beta: float, alpha: float, gamma: float, divisor: float | None, reduction: str,
+    widen: bool, needs: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     n = pred.numel()
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
     gradients = common.gradients_like(needs, pred, target, weight)
+    formula = _formula(kind, beta, alpha, gamma)
     with torch.cuda.device_of(pred):
-        _backward(r, grad, pred, target, kind, beta, gradients, pred, needs)
+        _backward(r, grad, pred, target, formula, gradients, pred, needs)
     return gradients
 
 
 def with_gradient(
     pred: Tensor, target: Tensor, weight: Tensor | None, avg_factor: Tensor | None, kind: str,
-    beta: float, divisor: float | None, reduction: str, widen: bool,
+    beta: float, alpha: float, gamma: float, divisor: float | None, reduction: str, widen: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     n = pred.numel()
     r = common.reduction_of(pred, weight, avg_factor, divisor, reduction, n, n)
@@ -143,8 +177,9 @@ def with_gradient(
         common.gradients_like(1, pred, target, weight),
         common.partial_sums(r, pred),
     )
+    formula = _formula(kind, beta, alpha, gamma)
     with torch.cuda.device_of(pred):
-        _backward(r, None, pred, target, kind, beta, gradients, partial, 1)
+        _backward(r, None, pred, target, formula, gradients, partial, 1)
         return common.finish(r, pred, widen, partial), gradients[0]
 
 

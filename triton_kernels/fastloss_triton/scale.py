@@ -9,14 +9,14 @@ from .._library import implement
 from . import _common as common
 
 
-@triton.jit
+@common.kernel
 def scale_(gradient, factor, n, BLOCK: tl.constexpr):
     """A factor of 1, which is what loss.backward() passes, moves no memory."""
     value = tl.load(factor)
     if value != 1.0:
         i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        x = tl.load(gradient + i, mask=i < n, other=0.0)
-        tl.store(gradient + i, x * value.to(x.dtype), mask=i < n)
+        x = common.load_block(gradient, i, n)
+        common.store_block(gradient, x * value.to(x.dtype), i, n)
 
 
 def run(gradient: Tensor, factor: Tensor) -> None:

@@ -10,11 +10,13 @@ from . import _common as common
 from ._common import (
     TINY,
     at_least,
+    load_block,
     load_incoming,
     load_operand,
     log1p_unit,
     power,
     power_slope,
+    store_block,
     store_loss,
 )
 
@@ -140,39 +142,44 @@ def _formula(
 
 
 @triton.jit
+def _rows_and_classes(CLASSES: tl.constexpr, BLOCK: tl.constexpr):
+    """Row and class of the elements of this program, without a division of 64 bits for each."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    at = (start % CLASSES).to(tl.int32) + tl.arange(0, BLOCK)
+    return start // CLASSES + at // CLASSES, at % CLASSES
+
+
+@triton.jit
 def _load_target(
-    target, score, ignore_index, i, m,
+    target, score, ignore_index, row, column, i, n,
     CLASSES: tl.constexpr, INDEX: tl.constexpr, SCORE: tl.constexpr, KIND: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
     """t at elements i: -1 where ignored, NaN where the class index is out of range."""
     if INDEX:
-        row = i // CLASSES
-        label = tl.load(target + row, mask=m, other=0)
-        t = (label == i % CLASSES).to(DTYPE)
+        label = tl.load(target + row, mask=i < n, other=0)
+        t = (label == column).to(DTYPE)
         if SCORE:
-            t *= tl.load(score + row, mask=m, other=0.0).to(DTYPE)
+            t *= tl.load(score + row, mask=i < n, other=0.0).to(DTYPE)
         t = tl.where((label < 0) | (label > CLASSES), float("nan"), t)
         t = tl.where(label == ignore_index, -1.0, t)
     else:
-        t = tl.load(target + i, mask=m, other=0.0).to(DTYPE)
+        t = load_block(target, i, n).to(DTYPE)
         if KIND == 4:
             t = tl.where(t == ignore_index.to(DTYPE), -1.0, t)
     return t.to(DTYPE)
 
 
 @triton.jit
-def _load_class_weight(
-    class_weight, i, m, CLASSES: tl.constexpr, WEIGHTED: tl.constexpr, DTYPE: tl.constexpr
-):
+def _load_class_weight(class_weight, column, i, n, WEIGHTED: tl.constexpr, DTYPE: tl.constexpr):
     if WEIGHTED:
-        c = tl.load(class_weight + i % CLASSES, mask=m, other=0.0).to(DTYPE)
+        c = tl.load(class_weight + column, mask=i < n, other=0.0).to(DTYPE)
     else:
         c = tl.zeros(i.shape, DTYPE) + 1.0
     return c
 
 
-@triton.jit(do_not_specialize=["ignore_index"])
+@common.kernel
 def sigmoid_focal_fwd(
     logits,  # (n) = (rows, CLASSES)
     target,  # (n), or (rows) class indices
@@ -180,22 +187,24 @@ def sigmoid_focal_fwd(
     class_weight,  # (CLASSES)
     out,  # (n), or a partial sum per program
     weight, w_columns, w_row, w_column,
-    ignore_index, n,
+    ignore_index: tl.int64, n,
     ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
     KIND: tl.constexpr, ACTIVATED: tl.constexpr, CLASSES: tl.constexpr, INDEX: tl.constexpr,
     SCORE: tl.constexpr, WEIGHTED: tl.constexpr, W_MODE: tl.constexpr, NONE: tl.constexpr,
     DTYPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    m = i < n
-    x = tl.load(logits + i, mask=m, other=0.0).to(DTYPE)
-    t = _load_target(target, score, ignore_index, i, m, CLASSES, INDEX, SCORE, KIND, DTYPE)
-    c = _load_class_weight(class_weight, i, m, CLASSES, WEIGHTED, DTYPE)
+    x = load_block(logits, i, n).to(DTYPE)
+    row, column = _rows_and_classes(CLASSES, BLOCK)
+    t = _load_target(
+        target, score, ignore_index, row, column, i, n, CLASSES, INDEX, SCORE, KIND, DTYPE
+    )
+    c = _load_class_weight(class_weight, column, i, n, WEIGHTED, DTYPE)
     loss = _formula(x, t, c, ALPHA, GAMMA, POS, NEG, KIND, ACTIVATED)[0]
-    store_loss(out, loss, i, m, weight, w_columns, w_row, w_column, W_MODE, NONE, DTYPE)
+    store_loss(out, loss, i, n, weight, w_columns, w_row, w_column, W_MODE, NONE, DTYPE)
 
 
-@triton.jit(do_not_specialize=["ignore_index", "divisor"])
+@common.kernel
 def sigmoid_focal_bwd(
     grad, g_columns, g_row, g_column,
     logits,  # (n) = (rows, CLASSES)
@@ -203,12 +212,12 @@ def sigmoid_focal_bwd(
     score,  # (rows)
     class_weight,  # (CLASSES)
     weight, w_columns, w_row, w_column,
-    avg_factor, divisor,
+    avg_factor, divisor: tl.int64,
     g_logits, g_target,  # (n) if wanted
     g_score,  # (rows) if wanted
     g_weight,  # (n) if wanted
     partial,  # (programs), the sum of weighted losses, if LOSS
-    ignore_index, n,
+    ignore_index: tl.int64, n,
     ALPHA: tl.constexpr, GAMMA: tl.constexpr, POS: tl.constexpr, NEG: tl.constexpr,
     KIND: tl.constexpr, ACTIVATED: tl.constexpr, CLASSES: tl.constexpr, INDEX: tl.constexpr,
     SCORE: tl.constexpr, WEIGHTED: tl.constexpr, NEEDS: tl.constexpr, LOSS: tl.constexpr,
@@ -217,32 +226,33 @@ def sigmoid_focal_bwd(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    m = i < n
-    x = tl.load(logits + i, mask=m, other=0.0).to(DTYPE)
-    t = _load_target(target, score, ignore_index, i, m, CLASSES, INDEX, SCORE, KIND, DTYPE)
-    c = _load_class_weight(class_weight, i, m, CLASSES, WEIGHTED, DTYPE)
-    loss, dx, dt = _formula(x, t, c, ALPHA, GAMMA, POS, NEG, KIND, ACTIVATED)
+    x = load_block(logits, i, n).to(DTYPE)
+    row, column = _rows_and_classes(CLASSES, BLOCK)
+    t = _load_target(
+        target, score, ignore_index, row, column, i, n, CLASSES, INDEX, SCORE, KIND, DTYPE
+    )
+    c = _load_class_weight(class_weight, column, i, n, WEIGHTED, DTYPE)
     g = load_incoming(
-        grad, g_columns, g_row, g_column, avg_factor, divisor, i, m,
+        grad, g_columns, g_row, g_column, avg_factor, divisor, i, n,
         G_MODE, NONE, HAS_AVG_FACTOR, DTYPE,
     )  # fmt: skip
+    loss, dx, dt = _formula(x, t, c, ALPHA, GAMMA, POS, NEG, KIND, ACTIVATED)
     if NEEDS & 8:
-        tl.store(g_weight + i, (g * loss).to(g_weight.dtype.element_ty), mask=m)
+        store_block(g_weight, g * loss, i, n)
     if LOSS:
-        store_loss(partial, loss, i, m, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE)
+        store_loss(partial, loss, i, n, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE)
     if W_MODE != 0:
-        g *= load_operand(weight, w_columns, w_row, w_column, i, m, W_MODE).to(DTYPE)
+        g *= load_operand(weight, w_columns, w_row, w_column, i, n, W_MODE).to(DTYPE)
     if NEEDS & 1:
-        tl.store(g_logits + i, (g * dx).to(g_logits.dtype.element_ty), mask=m)
+        store_block(g_logits, g * dx, i, n)
     if NEEDS & 2:
-        tl.store(g_target + i, (g * dt).to(g_target.dtype.element_ty), mask=m)
+        store_block(g_target, g * dt, i, n)
     if NEEDS & 4:  # one element of each row writes: its class, or the first of a background row
-        row, column = i // CLASSES, i % CLASSES
-        label = tl.load(target + row, mask=m, other=0)
+        label = tl.load(target + row, mask=i < n, other=0)
         hot = label == column
         writer = hot | ((column == 0) & ((label < 0) | (label >= CLASSES)))
         value = tl.where(hot, g * dt, 0.0)
-        tl.store(g_score + row, value.to(g_score.dtype.element_ty), mask=m & writer)
+        tl.store(g_score + row, value.to(g_score.dtype.element_ty), mask=(i < n) & writer)
 
 
 def _arguments(
@@ -318,6 +328,8 @@ def backward(
     )  # fmt: skip
     with torch.cuda.device_of(logits):
         _backward(r, grad, gradients, logits, needs, arguments)
+    if needs & 4 and r.count == 0:  # without classes no element writes for its row
+        gradients[2].zero_()
     return gradients
 
 

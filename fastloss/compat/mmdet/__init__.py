@@ -5,6 +5,14 @@ from here too: change the import line, nothing else. Arguments, defaults, values
 exception types are mmdet's. No loss waits for the device.
 """
 
+from fastloss.compat.mmdet.box_variants import (
+    BoundedIoULoss,
+    EIoULoss,
+    SIoULoss,
+    bounded_iou_loss,
+    eiou_loss,
+    siou_loss,
+)
 from fastloss.compat.mmdet.boxes import (
     CIoULoss,
     DIoULoss,
@@ -24,9 +32,11 @@ from fastloss.compat.mmdet.focal import (
 from fastloss.compat.mmdet.reduction import reduce_loss, weight_reduce_loss, weighted_loss
 from fastloss.compat.mmdet.registry import LOSSES, build_loss
 from fastloss.compat.mmdet.regression import (
+    BalancedL1Loss,
     L1Loss,
     MSELoss,
     SmoothL1Loss,
+    balanced_l1_loss,
     l1_loss,
     mse_loss,
     smooth_l1_loss,
@@ -34,17 +44,24 @@ from fastloss.compat.mmdet.regression import (
 
 __all__ = [
     "LOSSES",
+    "BalancedL1Loss",
+    "BoundedIoULoss",
     "CIoULoss",
     "DIoULoss",
+    "EIoULoss",
     "FocalLoss",
     "GIoULoss",
     "IoULoss",
     "L1Loss",
     "MSELoss",
+    "SIoULoss",
     "SmoothL1Loss",
+    "balanced_l1_loss",
+    "bounded_iou_loss",
     "build_loss",
     "ciou_loss",
     "diou_loss",
+    "eiou_loss",
     "giou_loss",
     "iou_loss",
     "l1_loss",
@@ -53,6 +70,7 @@ __all__ = [
     "py_sigmoid_focal_loss",
     "reduce_loss",
     "sigmoid_focal_loss",
+    "siou_loss",
     "smooth_l1_loss",
     "weight_reduce_loss",
     "weighted_loss",

@@ -1,6 +1,6 @@
-"""L1Loss, SmoothL1Loss, MSELoss and their functions.
+"""L1Loss, SmoothL1Loss, BalancedL1Loss, MSELoss and their functions.
 
-Source: mmdet 3.3.0, models/losses/smooth_l1_loss.py and mse_loss.py.
+Source: mmdet 3.3.0, models/losses/{smooth_l1,balanced_l1,mse}_loss.py.
 
 Element-wise on tensors of any shape, boxes or offsets. Formulas:
 `fastloss.functional.regression_loss`.
@@ -22,7 +22,7 @@ from fastloss.compat.mmdet.reduction import (
     weighted_loss,
 )
 from fastloss.compat.mmdet.registry import LOSSES
-from fastloss.compat.mmdet.shortcut import shortcut, unless_no_weight_is_positive
+from fastloss.compat.mmdet.shortcut import forward_with_shortcut
 
 
 @weighted_loss
@@ -50,6 +50,31 @@ def l1_loss(pred: Tensor, target: Tensor) -> Tensor | NativeLoss:
     if target.numel() == 0:
         return pred.sum() * 0
     return _native(*_same_shape(pred, target), kind="l1")
+
+
+@weighted_loss
+def balanced_l1_loss(
+    pred: Tensor,
+    target: Tensor,
+    beta: float = 1.0,
+    alpha: float = 0.5,
+    gamma: float = 1.5,
+    reduction: str = "mean",
+) -> Tensor | NativeLoss:
+    """Balanced L1: logarithmic in d = |pred - target| < beta, linear beyond; the shape of pred.
+
+    Called as
+    ``balanced_l1_loss(pred, target, weight=None, reduction="mean", avg_factor=None, **kwargs)``;
+    `reduction` of the signature above never gets here, as in mmdet. AssertionError: beta <= 0,
+    different shapes. ValueError (mmdet: NaN): alpha or gamma <= 0, gamma > 80 alpha. An empty
+    target gives ``pred.sum() * 0``.
+    """
+    if not beta > 0:
+        raise AssertionError(f"beta must be > 0, got {beta}")
+    if target.numel() == 0:
+        return pred.sum() * 0
+    pred, target = _same_shape(pred, target)
+    return _native(pred, target, kind="balanced_l1", beta=beta, alpha=alpha, gamma=gamma)
 
 
 @weighted_loss
@@ -106,7 +131,7 @@ class SmoothL1Loss(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
-        return _with_shortcut(
+        return forward_with_shortcut(
             self,
             smooth_l1_loss,
             pred,
@@ -147,7 +172,67 @@ class L1Loss(nn.Module):
         reduction_override: str | None = None,
     ) -> Tensor:
         """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
-        return _with_shortcut(self, l1_loss, pred, target, weight, avg_factor, reduction_override)
+        return forward_with_shortcut(
+            self, l1_loss, pred, target, weight, avg_factor, reduction_override
+        )
+
+
+@LOSSES.register_module()
+class BalancedL1Loss(nn.Module):
+    """Balanced L1 loss, times `loss_weight`: alpha / b (b d + 1) ln(b d / beta + 1) - alpha d where
+    d = |pred - target| < beta, gamma d + gamma / b - alpha beta beyond; b = e^(gamma / alpha) - 1.
+
+    Source: https://arxiv.org/abs/1904.02701.
+
+    Args:
+        alpha: the smaller, the larger the gradient of small differences.
+        gamma: the gradient of differences beyond beta.
+        beta: where the line begins, in the unit of pred; AssertionError at the call unless > 0.
+        reduction: "none", "mean" or "sum".
+        loss_weight: factor of the result.
+
+    Call: ``loss(pred, target, weight=None, avg_factor=None, reduction_override=None)`` with pred
+    and target of one shape and a weight that broadcasts to it. No shortcut for weights without a
+    positive one. No elements: 0, also for "mean". AssertionError: different shapes, a wrong
+    `reduction_override`. ValueError: avg_factor with "sum", alpha or gamma <= 0 (mmdet: NaN).
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        gamma: float = 1.5,
+        beta: float = 1.0,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+        self.beta = beta
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """pred, target (*); weight broadcasts to (*) -> scalar, or (*) for reduction "none"."""
+        reduction = choose_reduction(reduction_override, self.reduction)
+        loss = balanced_l1_loss.__wrapped__(
+            pred,
+            target,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            beta=self.beta,
+            reduction=reduction,
+            **kwargs,
+        )
+        return reduce_and_scale(loss, weight, reduction, avg_factor, self.loss_weight)
 
 
 @LOSSES.register_module()
@@ -181,41 +266,6 @@ class MSELoss(nn.Module):
         reduction = choose_reduction(reduction_override, self.reduction)
         loss = mse_loss.__wrapped__(pred, target)
         return reduce_and_scale(loss, weight, reduction, avg_factor, self.loss_weight)
-
-
-def _with_shortcut(
-    module: nn.Module,
-    function: Any,
-    pred: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    avg_factor: float | Tensor | None,
-    reduction_override: str | None,
-    **kwargs: Any,
-) -> Tensor:
-    """The forward that L1Loss and SmoothL1Loss share."""
-    # mmdet checks the override after this return.
-    if weight is not None and weight.numel() == 0:
-        return shortcut(pred, weight)
-    reduction = choose_reduction(reduction_override, module.reduction)
-    weight = _per_row(weight, pred)
-    loss = function.__wrapped__(pred, target, **kwargs)
-    loss = reduce_and_scale(loss, weight, reduction, avg_factor, module.loss_weight)
-    if weight is None:
-        return loss
-    return unless_no_weight_is_positive(loss, pred, weight, reduction)
-
-
-def _per_row(weight: Tensor | None, pred: Tensor) -> Tensor | None:
-    """(n,) -> (n, 1) for pred (n, c) with c != n.
-
-    mmdet takes such weights only where none is positive (its shortcut), and refuses them after
-    looking. Without looking they have to mean something in every case: they weight the rows.
-    """
-    if weight is None or pred.dim() != 2 or weight.dim() != 1:
-        return weight
-    rows, columns = pred.shape
-    return weight.unsqueeze(1) if len(weight) == rows and rows != columns else weight
 
 
 def _native(pred: Tensor, target: Tensor, **options: Any) -> NativeLoss:

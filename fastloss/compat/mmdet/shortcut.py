@@ -10,8 +10,12 @@ without loss_weight, avg_factor or reduction. Every weight 0 was meant; negative
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastloss.compat.mmdet.reduction import choose_reduction, reduce_and_scale
 
 
 def shortcut(pred: Tensor, weight: Tensor, reduction: str = "sum") -> Tensor:
@@ -41,3 +45,38 @@ def unless_no_weight_is_positive(
     if other.dim() > loss.dim():  # products per coordinate (n, 4), a loss per box (n,)
         other = other.sum(-1)
     return torch.where((weight > 0).any(), loss, other)
+
+
+def forward_with_shortcut(
+    module: nn.Module,
+    function: Any,
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    avg_factor: float | Tensor | None,
+    reduction_override: str | None,
+    **kwargs: Any,
+) -> Tensor:
+    """The forward that L1Loss, SmoothL1Loss and BoundedIoULoss share: weights per element."""
+    # mmdet checks the override after this return.
+    if weight is not None and weight.numel() == 0:
+        return shortcut(pred, weight)
+    reduction = choose_reduction(reduction_override, module.reduction)
+    weight = _per_row(weight, pred)
+    loss = function.__wrapped__(pred, target, **kwargs)
+    loss = reduce_and_scale(loss, weight, reduction, avg_factor, module.loss_weight)
+    if weight is None:
+        return loss
+    return unless_no_weight_is_positive(loss, pred, weight, reduction)
+
+
+def _per_row(weight: Tensor | None, pred: Tensor) -> Tensor | None:
+    """(n,) -> (n, 1) for pred (n, c) with c != n.
+
+    mmdet takes such weights only where none is positive (its shortcut), and refuses them after
+    looking. Without looking they have to mean something in every case: they weight the rows.
+    """
+    if weight is None or pred.dim() != 2 or weight.dim() != 1:
+        return weight
+    rows, columns = pred.shape
+    return weight.unsqueeze(1) if len(weight) == rows and rows != columns else weight

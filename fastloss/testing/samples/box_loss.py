@@ -8,10 +8,19 @@ from torch import Tensor
 from ... import functional as F
 from .sample import Sample, generator
 
-KINDS = (
-    ("iou", "linear"), ("iou", "square"), ("iou", "log"),
-    ("giou", "linear"), ("diou", "linear"), ("ciou", "linear"),
-)  # fmt: skip
+KINDS = {
+    "iou-linear": {"kind": "iou"},
+    "iou-square": {"kind": "iou", "mode": "square"},
+    "iou-log": {"kind": "iou", "mode": "log"},
+    "giou": {"kind": "giou"},
+    "diou": {"kind": "diou"},
+    "ciou": {"kind": "ciou"},
+    "eiou": {"kind": "eiou", "smooth_point": 0.3},
+    "siou": {"kind": "siou"},
+    "siou-neg_gamma": {"kind": "siou", "neg_gamma": True},
+}
+# These differ from another kind in the formula alone: one size, one weight and the edges show it.
+VARIANTS = ("iou-square", "iou-log", "siou-neg_gamma")
 # 1 pair; under, at and over a block of 512; several Triton programs
 COUNTS = (1, 9, 512, 513, 2111)
 
@@ -38,6 +47,7 @@ def edge_pairs() -> dict[str, tuple[list[float], list[float]]]:
         "zero-area-both": ([5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0]),
         "zero-width": ([5.0, 3.0, 5.0, 9.0], box),
         "inverted-pred": ([12.0, 9.0, 2.0, 3.0], box),
+        "inverted-both": ([12.0, 9.0, 2.0, 3.0], [13.0, 8.0, 3.0, 4.0]),  # the hull is empty
         "inverted-x": ([12.0, 3.0, 2.0, 9.0], box),
         "huge": ([-1e20, -2e20, 1e20, 3e20], [-1e20, -1e20, 2e20, 1e20]),
         "tiny": ([1e-20, 1e-20, 3e-20, 3e-20], [1e-20, 1e-20, 2e-20, 4e-20]),
@@ -47,16 +57,15 @@ def edge_pairs() -> dict[str, tuple[list[float], list[float]]]:
 
 
 def samples() -> Iterator[Sample]:
-    for kind, mode in KINDS:
+    for name, kind in KINDS.items():
         g = generator(2)
-        options = {"kind": kind, "mode": mode, "eps": 1e-6}
-        name = kind if kind != "iou" else f"iou-{mode}"
+        options = {**kind, "eps": 1e-6}
         # alpha of CIoU is held constant, so finite differences do not give its gradient
-        small = {"small"} if kind == "ciou" else {"small", "smooth"}
-        for count in COUNTS:
+        small = {"small"} if name == "ciou" else {"small", "smooth"}
+        for count in (9,) if name in VARIANTS else COUNTS:
             pred, target = pairs(count, g)
             tags = small if count < 50 else ({"large"} if count > 512 else set())
-            for reduction in ("none", "mean", "sum"):
+            for reduction in ("none", "mean", "sum")[: 2 if name in VARIANTS else 3]:
                 yield Sample(
                     f"{name}-{count}-{reduction}",
                     F.box_loss,
@@ -65,7 +74,7 @@ def samples() -> Iterator[Sample]:
                     tags=frozenset(tags),
                 )
         pred, target = (boxes.reshape(4, 5, 3, 4) for boxes in pairs(60, g))
-        for shape in ((4, 5, 3), (4, 1, 1), (3,), (5, 1)):
+        for shape in ((4, 5, 3), (4, 1, 1), (3,), (5, 1))[: 1 if name in VARIANTS else 4]:
             weight = torch.rand(shape, generator=g, dtype=torch.float64)
             yield Sample(
                 f"{name}-weight-{'x'.join(map(str, shape))}",

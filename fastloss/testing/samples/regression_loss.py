@@ -12,7 +12,7 @@ SHAPES = ((1,), (7,), (512,), (513,), (3, 5, 37), (4, 2111))
 
 
 def samples() -> Iterator[Sample]:
-    for kind in ("l1", "smooth_l1", "mse"):
+    for kind in ("l1", "smooth_l1", "mse", "balanced_l1"):
         g = generator(1)
         for shape in SHAPES:
             pred, target = (torch.randn(shape, generator=g, dtype=torch.float64) for _ in "pt")
