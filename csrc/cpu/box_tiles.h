@@ -11,9 +11,9 @@
 
 namespace fastloss::cpu {
 
-constexpr int64_t kLanes = 256;             // boxes along the lanes of a tile
+constexpr int64_t kLanes = 512;             // boxes along the lanes of a tile
 constexpr int64_t kChunk = 256;             // boxes of the other set in a tile
-constexpr int64_t kRows = 16;               // of which the kernels take that many at a time
+constexpr int64_t kRows = 8;                // of which the kernels take that many at a time
 constexpr int64_t kVector = 16;             // lanes are padded to a multiple of this or its half
 constexpr int64_t kFields = 6;              // of PairBox
 constexpr int64_t kPairsPerThread = 32768;  // fewer are not worth waking a thread

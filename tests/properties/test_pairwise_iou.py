@@ -75,7 +75,7 @@ def test_scale_and_shift_change_nothing(kind, seed, n, power, x):
 def test_the_diagonal_is_one_minus_the_aligned_loss(kind, dtype):
     """More boxes than a tile of any kernel has on either side."""
     g = torch.Generator().manual_seed(3)
-    pred, target = (x.to(dtype).requires_grad_() for x in pairs(300, g))
+    pred, target = (x.to(dtype).requires_grad_() for x in pairs(600, g))
     value = F.pairwise_iou(pred, target, kind=kind).diagonal()
     loss = F.box_loss(pred, target, kind=kind, reduction="none")
     assert_matches(value, 1 - loss.double())

@@ -27,8 +27,7 @@ def pairs(draw: st.DrawFn, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def how_alike_boxes(special: bool, *boxes: Tensor) -> str:
-    """`Case.compare`; nothing of huge inverted boxes, where squares of their size cancel and, beyond
-    1e9, overflow."""
+    """`Case.compare`; nothing of huge inverted boxes: squares of their size cancel, or overflow."""
     huge = [x[..., :2] - x[..., 2:] > 1e7 for x in boxes]
     return "nothing" if any(bool(x.any()) for x in huge) else how_alike(special)
 
