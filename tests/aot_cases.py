@@ -86,8 +86,10 @@ def _calls() -> Iterator[tuple[str, tuple[Any, ...], torch.dtype]]:
     """The op calls of a sample of each form: function, options, shapes of what may be absent."""
     chosen: dict[tuple[Any, ...], Sample] = {}
     for sample in samples():
+        # The numbers of columns make tiles of other shapes; one kind of similarity has them all.
+        whole = ("weight", "boxes2") if sample.options.get("kind") == "giou" else ("weight",)
         forms = (
-            (name, v.shape if name == "weight" else v.dim(), v.is_floating_point())
+            (name, v.shape if name in whole else v.dim(), v.is_floating_point())
             if isinstance(v, Tensor)
             else (name, type(v))
             for name, v in sample.inputs.items()
@@ -102,6 +104,12 @@ def _calls() -> Iterator[tuple[str, tuple[Any, ...], torch.dtype]]:
                 sample.cast(dtype).run(only_first=True)
             for op, arguments in calls:
                 yield op, arguments, dtype
+                if op == "pairwise_iou_backward":  # the gradient of a sum
+                    yield (
+                        op,
+                        (arguments[0][..., :1, :1].expand_as(arguments[0]), *arguments[1:]),
+                        dtype,
+                    )
 
 
 def _of_launch(
@@ -110,6 +118,7 @@ def _of_launch(
     """One case for all large sizes, or one for the odd ones and one for multiples of 16."""
     module = kernel.fn.__module__
     strided = any(k.endswith("_MODE") and v == 2 for k, v in values.items())
+    strided |= values.get("DENSE") is False
     main = not strided and not values.get("HAS_AVG_FACTOR") and dtype != torch.float64
     odd, even = (
         Case(

@@ -2,9 +2,13 @@
 // Definitions and sources: fastloss/reference/pairwise_iou.py. What depends on one box alone (area,
 // angle) is computed once per box, and its gradient is collected per box too.
 //
-// kTame: coordinates are finite and at most 2^40, eps at least 2^-60, so that nothing overflows and
-// no denominator that eps bounds is 0. Otherwise T is double, for which float boxes of any size are
-// tame but for coordinates that are not finite (see `poison`) and eps = 0.
+// kTame: coordinates are finite and at most 2^40, eps at least 2^-60, so that nothing overflows for
+// proper boxes and no denominator that eps bounds is 0. Otherwise T is double, which has room for
+// the areas of float boxes of any size (and of double ones up to 1e150); what is left are
+// coordinates that are not finite and eps = 0.
+//
+// box_geometry.h has the same formulas for one pair by itself, with losses, scaled coordinates and
+// angles in the same pass.
 #pragma once
 
 #include "common/math.h"

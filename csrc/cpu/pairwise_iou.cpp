@@ -102,7 +102,7 @@ FASTLOSS_SIMD FASTLOSS_FINITE void pairwise_iou_bwd(const float* others, int64_t
                                                     float* g_lanes) {
   gradients<Kind, true, kWant>(others, count, lanes, width, eps, g, stride, g_others, g_lanes);
 }
-template <typename Kind, Want>
+template <typename Kind, Want>  // boxes that are not tame are rare: one version serves all wants
 FASTLOSS_SIMD void pairwise_iou_bwd(const double* others, int64_t count, const double* lanes,
                                     int64_t width, double eps, const double* g, int64_t stride,
                                     double* g_others, double* g_lanes) {
@@ -193,22 +193,23 @@ FASTLOSS_SIMD void to_coordinates(const Boxes<T>& boxes, const T* __restrict g, 
   }
 }
 
-// The gradient of one side, collected from the contributions (batches, parts, boxes, 4) of the
-// tiles. Where each box has one contribution it is the gradient itself.
+// The gradient of one side, if it is wanted, collected from the contributions (batches, parts,
+// boxes, 4) of the tiles. Where each box has one contribution it is the gradient itself.
 template <typename P>
 struct Collected {
   const Side& side;
   int64_t parts;
   Tensor gradient;
+  bool wanted;
   std::vector<P> contributions;
   P* data;
 
   Collected(const Side& side, int64_t parts, const Tensor& gradient)
-      : side(side), parts(parts), gradient(gradient) {
+      : side(side), parts(parts), gradient(gradient), wanted(gradient.numel() > 0) {
     const int64_t values = side.entry.size() * parts * side.count * 4;
     const bool alone = parts == 1 && side.is_whole() && gradient.numel() == values &&
                        gradient.scalar_type() == scalar_type_of<P>();
-    if (!alone) contributions.resize(values);
+    if (wanted && !alone) contributions.resize(values);
     data = alone ? static_cast<P*>(gradient.mutable_data_ptr()) : contributions.data();
   }
   P* at(int64_t batch, int64_t part, int64_t box) {
@@ -216,7 +217,7 @@ struct Collected {
   }
   // Adds the contributions in order.
   void finish() const {
-    if (gradient.numel() == 0 || data != contributions.data()) return;
+    if (!wanted || data != contributions.data()) return;
     const int64_t values = 4 * side.count;
     std::vector<double> total(gradient.numel());
     for (size_t part = 0; part < side.entry.size() * parts; ++part)
@@ -259,10 +260,12 @@ std::tuple<Tensor, Tensor> pairwise_iou_backward(Tensor grad, Tensor boxes1, Ten
         backward(others.fields + r, count, lanes.fields, width, static_cast<T>(eps), g,
                  direct ? matrices.other_stride : width, g_others + r, g_lanes);
       }
-      to_coordinates(lanes, g_lanes, others.poisoned, static_cast<T>(eps),
-                     of_lanes.at(t.batch, t.other / kChunk, t.lane));
-      to_coordinates(others, g_others, lanes.poisoned, static_cast<T>(eps),
-                     of_others.at(t.batch, t.lane / kLanes, t.other));
+      if (of_lanes.wanted)
+        to_coordinates(lanes, g_lanes, others.poisoned, static_cast<T>(eps),
+                       of_lanes.at(t.batch, t.other / kChunk, t.lane));
+      if (of_others.wanted)
+        to_coordinates(others, g_others, lanes.poisoned, static_cast<T>(eps),
+                       of_others.at(t.batch, t.lane / kLanes, t.other));
     });
     of_lanes.finish();
     of_others.finish();

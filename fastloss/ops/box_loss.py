@@ -67,9 +67,9 @@ def box_loss(
     Returns:
         A scalar, or for "none" (*), for bounded_iou (*, 4), in the input's dtype (float32 for half
         inputs under autocast). 0 for empty inputs. NaN for pairs with a coordinate that is not
-        finite; finite, with finite gradient, for all proper boxes, and for inverted ones up to 1e9
-        (beyond, giou, diou and ciou divide their area by an empty hull's eps). Differentiable in
-        pred, weight and, except for bounded_iou, target.
+        finite; finite, with finite gradient, for all proper boxes (mode "log": if eps > 0), and for
+        inverted ones up to 1e9 (beyond, giou, diou and ciou divide their area by an empty hull's
+        eps). Differentiable in pred, weight and, except for bounded_iou, target.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or not a number.

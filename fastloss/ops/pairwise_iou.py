@@ -22,8 +22,9 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou", eps: floa
     Formulas, with intersection I, union U, hull H, its squared diagonal c^2 and the distance rho of
     the centres: "iou" :math:`I/U`; "giou" :math:`I/U - (H-U)/H`; "diou" :math:`I/U - \rho^2/c^2`;
     "ciou" is diou :math:`- \alpha v` with the aspect term v, clamped to [-1, 1]. The linear loss of
-    `box_loss` is one minus this. Nothing of size N x M is made besides the result and its gradient.
-    How eps enters, edge rules and sources: `fastloss/reference/pairwise_iou.py`, `box_loss.py`.
+    `box_loss` is one minus this, but for the floor that it puts under IoU. No N x M tensor is made
+    besides the result and its gradient (kernels keep sums of tiles, less than a third of one). How
+    eps enters, edge rules and sources: `fastloss/reference/box_similarity.py`.
 
     Args:
         boxes1: (*, N, 4), x1 y1 x2 y2, floating point. Inverted boxes count with negative area.
@@ -36,7 +37,7 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou", eps: floa
     Returns:
         (*, N, M) in the input's dtype (float32 for half inputs under autocast). NaN for pairs with
         a coordinate that is not finite; otherwise finite, as is the gradient, for all proper boxes
-        (in float64 up to 1e150, beyond which areas overflow). Differentiable in both sets.
+        (in float64 up to 1e150; beyond it may be NaN). Differentiable in both sets.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or eps not a number.

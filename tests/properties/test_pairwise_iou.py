@@ -1,5 +1,7 @@
 """Properties of the similarity of all pairs of boxes."""
 
+import contextlib
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given
 from strategies import assert_like_reference, dtypes, layouts, seeds
 
 import fastloss.functional as F
-from fastloss.testing import Sample, assert_matches
+from fastloss.testing import Sample, assert_matches, implementation
 from fastloss.testing.samples.box_loss import pairs
 
 KINDS = ("iou", "giou", "diou", "ciou")
@@ -102,16 +104,32 @@ def test_a_pair_does_not_depend_on_the_others(seed, n, m):
     assert torch.equal(F.pairwise_iou(a[-1:], b[-1:], kind="giou"), value[-1:, -1:])
 
 
-def test_boxes_of_any_size_side_by_side():
-    """float32: the value of a pair is right whatever other boxes there are."""
-    small = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 3]])
-    sizes = [1e-15, 1.0, 1e15, 1e30]
-    a = torch.cat([small[:1] * size for size in sizes])
-    b = torch.cat([small[1:] * size for size in sizes])
-    value, *gradients = run(a, b, "iou", eps=0)
-    close(value.diagonal(), torch.full((4,), 1 / 7), atol=1e-6)
-    for gradient in gradients:
-        close(gradient * torch.tensor(sizes)[:, None], gradient[1:2].expand(4, 4), atol=1e-4)
+@pytest.mark.parametrize("language", ("C++", "triton"))
+@each_kind
+def test_boxes_of_any_size_side_by_side(kind, language, triton_kernels):
+    """float32: value and gradient of a pair are right whatever other boxes there are, up to the
+    largest number."""
+    if language == "triton" and torch.cuda.is_available():
+        pytest.skip("Triton compiles for the GPU here")
+    sizes = torch.tensor([1e-12, 1.0, 1e12, 1e25, 2e38])[:, None]
+    a, b = (torch.tensor([box]) * sizes for box in ([0.0, 0, 1, 1.6], [0.1, 0, 1.5, 1.6]))
+    mode = implementation(language) if language == "triton" else contextlib.nullcontext()
+    for eps in (0, 1e-30):
+        with mode:
+            value, *gradients = run(a, b, kind, eps=eps)
+        exact, *expected = run(a[1:2].double(), b[1:2].double(), kind, eps=eps)
+        assert_matches(value.diagonal(), exact.expand(5, 1)[:, 0])
+        others = [g * sizes for g in run_pairs_alone(a, b, kind, mode, eps)]
+        for gradient, one in zip(others, expected):
+            torch.testing.assert_close(gradient, one.float().expand(5, 4), rtol=1e-4, atol=1e-6)
+
+
+def run_pairs_alone(a, b, kind, mode, eps):
+    """The gradients of each pair (a[i], b[i]) among the others, (N, 4) both."""
+    a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
+    with mode:
+        value = F.pairwise_iou(a, b, kind=kind, eps=eps)
+        return torch.autograd.grad(value.diagonal().sum(), (a, b))
 
 
 @pytest.mark.full

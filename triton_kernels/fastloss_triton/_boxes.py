@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ._common import TINY
+from ._common import TINY, TINY_DOUBLE
 
 # Boxes per program: one for each lane. The derivatives of eight fill more than the 255 registers of
 # a lane, and with one nothing is exchanged between lanes but the sum.
@@ -49,8 +49,11 @@ def scale_of(px1, py1, px2, py2, tx1, ty1, tx2, ty2, DTYPE: tl.constexpr):
 
 @triton.jit
 def inverse(x):
-    """1 / x, and 0 where x is below the smallest normal float32, whose inverse may overflow."""
-    small = tl.abs(x) < TINY
+    """1 / x, and 0 where x is below the smallest normal number, whose inverse may overflow."""
+    if x.dtype == tl.float64:
+        small = tl.abs(x) < TINY_DOUBLE
+    else:
+        small = tl.abs(x) < TINY
     return tl.where(small, 0.0, 1.0 / tl.where(small, 1.0, x))
 
 

@@ -279,6 +279,7 @@ def gradients_like(needs: int, *inputs: Tensor | None) -> tuple[Tensor, ...]:
 
 
 TINY: tl.constexpr = tl.constexpr(1.17549435e-38)
+TINY_DOUBLE: tl.constexpr = tl.constexpr(2.2250738585072014e-308)
 PI_2: tl.constexpr = tl.constexpr(math.pi / 2)
 PI_4: tl.constexpr = tl.constexpr(math.pi / 4)
 

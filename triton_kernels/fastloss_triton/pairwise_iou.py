@@ -21,6 +21,7 @@ from .box_similarity import KINDS, similarity
 FORWARD_TILE, BACKWARD_TILE = (512, 64), (128, 32)
 CHUNK = 128  # rows a program of the backward goes through
 
+STRIDES = ("stride1", "stride2")
 # Coordinates up to this size need no scale.
 TAME = tl.constexpr(2.0**60)
 
@@ -49,8 +50,7 @@ def _similarity(
     EPS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """`similarity` of boxes that are multiplied by s (1 or one per pair)."""
-    eps = (ax1 + bx1) * 0.0 + EPS
-    eps = eps * s * s
+    eps = (ax1 * 0.0 + bx1 * 0.0 + EPS) * s * s
     return similarity(
         ax1 * s, ay1 * s, ax2 * s, ay2 * s, a_angle, bx1 * s, by1 * s, bx2 * s, by2 * s, b_angle,
         eps, eps, KIND,
@@ -65,10 +65,10 @@ def _tile(program, row_tiles, column_tiles):
     return program // column_tiles // row_tiles, row_tile, column_tile
 
 
-@triton.jit(do_not_specialize=["n", "row_tiles", "column_tiles"])
+@triton.jit(do_not_specialize=["n", "row_tiles", "column_tiles", *STRIDES])
 def pairwise_iou_fwd(
-    boxes1,  # (batches, n, 4)
-    boxes2,  # (batches, m, 4)
+    boxes1, stride1,  # (batches, n, 4)
+    boxes2, stride2,  # (batches, m, 4)
     out,  # (batches, n, m)
     n, m, row_tiles, column_tiles,
     EPS: tl.constexpr, KIND: tl.constexpr, DTYPE: tl.constexpr,
@@ -76,8 +76,8 @@ def pairwise_iou_fwd(
 ):  # fmt: skip
     batch, row_tile, column_tile = _tile(tl.program_id(0).to(tl.int64), row_tiles, column_tiles)
     i, j = row_tile * ROWS + tl.arange(0, ROWS), column_tile * COLUMNS + tl.arange(0, COLUMNS)
-    ax1, ay1, ax2, ay2 = load_boxes(boxes1 + batch * n * 4, i, n, ROWS, DTYPE)
-    bx1, by1, bx2, by2 = load_boxes(boxes2 + batch * m * 4, j, m, COLUMNS, DTYPE)
+    ax1, ay1, ax2, ay2 = load_boxes(boxes1 + batch * stride1, i, n, ROWS, DTYPE)
+    bx1, by1, bx2, by2 = load_boxes(boxes2 + batch * stride2, j, m, COLUMNS, DTYPE)
     tame = _are_tame(ax1, ay1, ax2, ay2) & _are_tame(bx1, by1, bx2, by2)
     a_angle = _angle(ax1, ay1, ax2, ay2, EPS, KIND)[:, None]
     b_angle = _angle(bx1, by1, bx2, by2, EPS, KIND)[None, :]
@@ -98,6 +98,18 @@ def pairwise_iou_fwd(
 
 
 @triton.jit
+def _through_angle(w, h, g_angle, s, EPS: tl.constexpr, KIND: tl.constexpr):
+    """Derivatives to width and height, multiplied by s, from that to atan(w / h):
+    (h dw - w dh) / (w^2 + h^2)."""
+    g_w, g_h = w * 0.0, w * 0.0
+    if KIND == 3:
+        h += EPS * s
+        slope = g_angle / at_least(w * w + h * h, TINY)
+        g_w, g_h = slope * h, -slope * w
+    return g_w, g_h
+
+
+@triton.jit
 def _gradients(
     ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s, g, k, angle_k,
     EPS: tl.constexpr, KIND: tl.constexpr, SCALED: tl.constexpr,
@@ -109,10 +121,13 @@ def _gradients(
     )
     area = g_box * g
     aw, ah, bw, bh = 0.0, 0.0, 0.0, 0.0
-    if SCALED:  # the derivative to an area above 2^120 is too small for float32
-        aw, ah = g_box * (ay2 - ay1) * s, g_box * (ax2 - ax1) * s
-        bw, bh = g_box * (by2 - by1) * s, g_box * (bx2 - bx1) * s
-        area = area * 0.0
+    if SCALED:  # derivatives to areas and angles of such boxes would leave the range of float32
+        aw, ah, bw, bh = ax2 * s - ax1 * s, ay2 * s - ay1 * s, bx2 * s - bx1 * s, by2 * s - by1 * s
+        a_w, a_h = _through_angle(aw, ah, -angle, s, EPS, KIND)
+        b_w, b_h = _through_angle(bw, bh, angle, s, EPS, KIND)
+        aw, ah = g_box * ah + a_w, g_box * aw + a_h
+        bw, bh = g_box * bh + b_w, g_box * bw + b_h
+        area, angle = area * 0.0, angle * 0.0
     ax1, ax2, bx1, bx2 = coordinates(ax1, ax2, bx1, bx2, aw, bw, ox, hx, sx)
     ay1, ay2, by1, by2 = coordinates(ay1, ay2, by1, by2, ah, bh, oy, hy, sy)
     return (
@@ -128,20 +143,20 @@ def _store_gradients(
 ):  # fmt: skip
     """Coordinates' gradients with those through the area and the angle of each box (SIZE)."""
     w, h = x2 - x1, y2 - y1
-    g_w, g_h = area * h, area * w
-    if KIND == 3:  # d atan(w / h) = (h dw - w dh) / (w^2 + h^2)
-        h += EPS
-        angle = angle / at_least(w * w + h * h, TINY)
-        g_w += angle * h
-        g_h -= angle * w
+    g_w, g_h = _through_angle(w, h, angle, 1.0, EPS, KIND)
+    # Boxes of which all pairs were scaled have neither, and perhaps no finite size.
+    g_w = tl.where(area == 0.0, 0.0, area * h) + tl.where(angle == 0.0, 0.0, g_w)
+    g_h = tl.where(area == 0.0, 0.0, area * w) + tl.where(angle == 0.0, 0.0, g_h)
     store_boxes(out + first, g_x1 - g_w, g_y1 - g_h, g_x2 + g_w, g_y2 + g_h, i, n, SIZE)
 
 
-@triton.jit(do_not_specialize=["n", "row_tiles", "column_tiles", "g_batch", "g_row", "g_column"])
+@triton.jit(
+    do_not_specialize=["n", "row_tiles", "column_tiles", "g_batch", "g_row", "g_column", *STRIDES]
+)
 def pairwise_iou_bwd(
     grad, g_batch, g_row, g_column,  # (batches, n, m)
-    boxes1,  # (batches, n, 4)
-    boxes2,  # (batches, m, 4)
+    boxes1, stride1,  # (batches, n, 4)
+    boxes2, stride2,  # (batches, m, 4)
     g1,  # (batches, column_tiles, n, 4)
     g2,  # (batches, row_tiles, m, 4)
     n, m, row_tiles, column_tiles,
@@ -150,7 +165,7 @@ def pairwise_iou_bwd(
 ):  # fmt: skip
     batch, row_tile, column_tile = _tile(tl.program_id(0).to(tl.int64), row_tiles, column_tiles)
     j = column_tile * COLUMNS + tl.arange(0, COLUMNS)
-    x1, y1, x2, y2 = load_boxes(boxes2 + batch * m * 4, j, m, COLUMNS, DTYPE)
+    x1, y1, x2, y2 = load_boxes(boxes2 + batch * stride2, j, m, COLUMNS, DTYPE)
     columns_tame = _are_tame(x1, y1, x2, y2)
     b_angle = _angle(x1, y1, x2, y2, EPS, KIND)[None, :]
     bx1, by1, bx2, by2 = x1[None, :], y1[None, :], x2[None, :], y2[None, :]
@@ -158,7 +173,7 @@ def pairwise_iou_bwd(
     s1, s2, s3, s4, s_area, s_angle = zero, zero, zero, zero, zero, zero
     for start in range(row_tile * CHUNK, tl.minimum((row_tile + 1) * CHUNK, n), ROWS):
         i = start + tl.arange(0, ROWS)
-        u1, v1, u2, v2 = load_boxes(boxes1 + batch * n * 4, i, n, ROWS, DTYPE)
+        u1, v1, u2, v2 = load_boxes(boxes1 + batch * stride1, i, n, ROWS, DTYPE)
         tame = columns_tame & _are_tame(u1, v1, u2, v2)
         a_angle = _angle(u1, v1, u2, v2, EPS, KIND)[:, None]
         ax1, ay1, ax2, ay2 = u1[:, None], v1[:, None], u2[:, None], v2[:, None]
@@ -197,52 +212,55 @@ def pairwise_iou_bwd(
         )  # fmt: skip
 
 
-def _expanded(boxes1: Tensor, boxes2: Tensor) -> tuple[torch.Size, Tensor, Tensor]:
-    """The batch dimensions of the result, and both sets with them."""
-    batch = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
-    return batch, *(b.expand(*batch, *b.shape[-2:]).contiguous() for b in (boxes1, boxes2))
+def _entries(boxes: Tensor, batch: torch.Size) -> tuple[Tensor, int]:
+    """One set of boxes, and the stride between the entries of the batch: 0 if all share it."""
+    if boxes.shape[:-2].numel() != 1:
+        boxes = boxes.expand(*batch, *boxes.shape[-2:])
+    shared = boxes.shape[:-2].numel() == 1
+    return boxes.contiguous(), 0 if shared else boxes.shape[-2] * 4
 
 
 def _tile_of(pairs: int, most_columns: int, m: int) -> tuple[int, int]:
     """Rows and columns of a tile."""
-    columns = min(most_columns, max(8, triton.next_power_of_2(m)))
+    columns = 1 if m == 1 else min(most_columns, max(8, triton.next_power_of_2(m)))
     return pairs // columns, columns
 
 
 def forward(boxes1: Tensor, boxes2: Tensor, kind: str, eps: float, widen: bool) -> Tensor:
-    batch, a, b = _expanded(boxes1, boxes2)
-    n, m = a.shape[-2], b.shape[-2]
-    out = a.new_empty(*batch, n, m, dtype=common.result_dtype(boxes1, widen))
+    batch = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
+    n, m = boxes1.shape[-2], boxes2.shape[-2]
+    out = boxes1.new_empty(*batch, n, m, dtype=common.result_dtype(boxes1, widen))
     rows, columns = _tile_of(*FORWARD_TILE, m)
     row_tiles, column_tiles = triton.cdiv(n, rows), triton.cdiv(m, columns)
     with torch.cuda.device_of(boxes1):
         common.launch(
-            pairwise_iou_fwd, batch.numel() * row_tiles * column_tiles, a, b, out, n, m,
-            row_tiles, column_tiles, EPS=eps, KIND=KINDS[kind],
-            DTYPE=common.language_dtype(boxes1), ROWS=rows, COLUMNS=columns,
+            pairwise_iou_fwd, batch.numel() * row_tiles * column_tiles,
+            *_entries(boxes1, batch), *_entries(boxes2, batch), out, n, m, row_tiles, column_tiles,
+            EPS=eps, KIND=KINDS[kind], DTYPE=common.language_dtype(boxes1),
+            ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
     return out
 
 
 def backward(
     grad: Tensor, boxes1: Tensor, boxes2: Tensor, kind: str, eps: float, widen: bool, needs: int
-) -> tuple[Tensor, Tensor]:
-    batch, a, b = _expanded(boxes1, boxes2)
-    n, m = a.shape[-2], b.shape[-2]
+) -> tuple[Tensor, ...]:
+    batch = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
+    n, m = boxes1.shape[-2], boxes2.shape[-2]
     rows, columns = _tile_of(*BACKWARD_TILE, m)
     row_tiles, column_tiles = triton.cdiv(n, CHUNK), triton.cdiv(m, columns)
     grad = grad.reshape(batch.numel(), n, m)
     dtype = common.compute_dtype(boxes1)
     parts = (
-        a.new_empty(*batch, column_tiles if needs & 1 else 0, n, 4, dtype=dtype),
-        a.new_empty(*batch, row_tiles if needs & 2 else 0, m, 4, dtype=dtype),
+        boxes1.new_empty(*batch, column_tiles if needs & 1 else 0, n, 4, dtype=dtype),
+        boxes1.new_empty(*batch, row_tiles if needs & 2 else 0, m, 4, dtype=dtype),
     )
     with torch.cuda.device_of(boxes1):
         common.launch(
             pairwise_iou_bwd, batch.numel() * row_tiles * column_tiles, grad, *grad.stride(),
-            a, b, *parts, n, m, row_tiles, column_tiles, EPS=eps, KIND=KINDS[kind], NEEDS=needs,
-            DENSE=grad.is_contiguous(), DTYPE=common.language_dtype(boxes1),
-            ROWS=rows, COLUMNS=columns, CHUNK=CHUNK,
+            *_entries(boxes1, batch), *_entries(boxes2, batch), *parts, n, m, row_tiles,
+            column_tiles, EPS=eps, KIND=KINDS[kind], NEEDS=needs, DENSE=grad.is_contiguous(),
+            DTYPE=common.language_dtype(boxes1), ROWS=rows, COLUMNS=columns, CHUNK=CHUNK,
         )  # fmt: skip
     return tuple(
         part.sum(-3).sum_to_size(boxes.shape).to(boxes.dtype)

@@ -50,6 +50,8 @@ def edge_pairs() -> dict[str, tuple[list[float], list[float]]]:
         "inverted-both": ([12.0, 9.0, 2.0, 3.0], [13.0, 8.0, 3.0, 4.0]),  # the hull is empty
         "inverted-x": ([12.0, 3.0, 2.0, 9.0], box),
         "huge": ([-1e20, -2e20, 1e20, 3e20], [-1e20, -1e20, 2e20, 1e20]),
+        "huge-alike": ([0.0, 0.0, 1e25, 2e25], [0.0, 0.0, 1.5e25, 2e25]),
+        "largest": ([2e38, 2e38, 3e38, 3e38], [2e38, 2e38, 3.2e38, 3.2e38]),
         "tiny": ([1e-20, 1e-20, 3e-20, 3e-20], [1e-20, 1e-20, 2e-20, 4e-20]),
         "nan": ([2.0, torch.nan, 12.0, 9.0], box),
         "infinite": ([2.0, 3.0, torch.inf, 9.0], box),

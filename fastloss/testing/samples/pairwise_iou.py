@@ -11,6 +11,8 @@ from .sample import Sample, generator
 
 # Few and many columns, on both sides of every tile, chunk and vector width; a side of one box.
 SMALL = ((3, 5), (1, 4), (9, 1), (17, 33))
+# With the above, every number of columns that a tile of a Triton kernel can have.
+TILES = ((4, 12), (2, 20))
 LARGE = ((601, 3), (5, 517), (130, 67))
 
 
@@ -20,7 +22,7 @@ def samples() -> Iterator[Sample]:
         options = {"kind": kind, "eps": 1e-6}
         # alpha of CIoU is held constant, so finite differences do not give its gradient
         small = {"small"} if kind == "ciou" else {"small", "smooth"}
-        for n, m in (*SMALL, *LARGE):
+        for n, m in (*SMALL, *LARGE, *(TILES if kind == "giou" else ())):
             boxes, _ = pairs(n + m, g)
             tags = {"large"} if n * m > 1000 else (small if n * m < 50 else {"small"})
             yield Sample(
