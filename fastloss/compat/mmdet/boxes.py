@@ -79,7 +79,7 @@ def ciou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> NativeLoss:
 
 
 class _BoxLoss(nn.Module):
-    """What the four classes share; `loss` is the weighted function of the class."""
+    """What the classes for pairs of boxes share; `loss` is the weighted function of the class."""
 
     def __init__(
         self, eps: float = 1e-6, reduction: str = "mean", loss_weight: float = 1.0
