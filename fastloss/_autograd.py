@@ -129,7 +129,8 @@ def _one_call_per_sample(function: Any) -> Any:
 
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         def sample(i: int) -> Any:
-            picked = (a if d is None else a.select(d, i) for a, d in zip(args, in_dims))
+            # The dims of a list of numbers are a list.
+            picked = (a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims))
             return function.apply(*picked)
 
         results = [sample(i) for i in range(info.batch_size)]

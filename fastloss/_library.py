@@ -157,6 +157,11 @@ OPS["scale_"] = Op(
 )
 
 
+# Bytes of logits read and of their gradients written by the C++ kernels of the segmentation ops
+# since it was last called.
+_LIBRARY.define("_traffic() -> int[]")
+
+
 def _tuple(function: Callable[..., Any]) -> Callable[..., Any]:
     """A reference backward returns a list; an op returns a tuple, or the tensor if there is one."""
 

@@ -1,8 +1,11 @@
 """Every native loss as a function."""
 
 from .ops.box_loss import box_loss
+from .ops.cross_entropy import cross_entropy
+from .ops.lovasz import lovasz_hinge, lovasz_softmax
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
+from .ops.segmentation_loss import segmentation_loss
 from .ops.sigmoid_focal import (
     binary_cross_entropy,
     gaussian_focal_loss,
@@ -14,10 +17,14 @@ from .ops.sigmoid_focal import (
 __all__ = [
     "binary_cross_entropy",
     "box_loss",
+    "cross_entropy",
     "gaussian_focal_loss",
+    "lovasz_hinge",
+    "lovasz_softmax",
     "pairwise_iou",
     "quality_focal_loss",
     "regression_loss",
+    "segmentation_loss",
     "sigmoid_focal_loss",
     "varifocal_loss",
 ]

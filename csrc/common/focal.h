@@ -24,12 +24,11 @@ struct Logit {
   T x, p, q, softplus_tail;  // q = 1 - p without cancellation; softplus_tail = log(1 + exp(-|x|))
 
   FASTLOSS_FN explicit Logit(T logit) : x(logit) {
-    const T e = exp_(-abs_(x));
-    const T inverse = T(1) / ((T(1) + e) * (T(2) + e));
-    const T r = (T(2) + e) * inverse;  // 1 / (1 + e)
+    const T e = exp_nonpositive(-abs_(x));
+    const T r = inverse_1p(e);
     p = x < T(0) ? e * r : r;
     q = x < T(0) ? r : e * r;
-    softplus_tail = log1p_unit(e, e * (T(1) + e) * inverse);
+    softplus_tail = log1p_unit(e);
   }
   FASTLOSS_FN T bce(T t) const {
     return t * (max_(-x, T(0)) + softplus_tail) + (T(1) - t) * (max_(x, T(0)) + softplus_tail);

@@ -8,13 +8,32 @@ from .classification import (
     SigmoidFocalLoss,
     VarifocalLoss,
 )
+from .lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
+from .segmentation import (
+    CrossEntropyLoss,
+    DiceLoss,
+    JaccardLoss,
+    MCCLoss,
+    SegmentationLoss,
+    SoftmaxFocalLoss,
+    TverskyLoss,
+)
 
 __all__ = [
     "BinaryCrossEntropyLoss",
     "BoxLoss",
+    "CrossEntropyLoss",
+    "DiceLoss",
     "GaussianFocalLoss",
+    "JaccardLoss",
+    "LovaszHingeLoss",
+    "LovaszSoftmaxLoss",
+    "MCCLoss",
     "QualityFocalLoss",
     "RegressionLoss",
+    "SegmentationLoss",
     "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
+    "TverskyLoss",
     "VarifocalLoss",
 ]

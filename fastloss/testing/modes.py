@@ -23,7 +23,7 @@ def _op_of(function: Any) -> Any:
 
 class implementation(TorchDispatchMode):
     """Run every fastloss op, forward and backward, with one Python implementation: "reference", or
-    "triton" (on CPU tensors through Triton's interpreter)."""
+    "triton" (on CPU tensors through Triton's interpreter). NotImplementedError: there is none."""
 
     def __init__(self, language: str):
         super().__init__()
@@ -35,6 +35,8 @@ class implementation(TorchDispatchMode):
         op = _op_of(function)
         if op is None:
             return function(*args, **(kwargs or {}))
+        if self.language not in op.implementations:
+            raise NotImplementedError(f"{op.name} has no {self.language} implementation")
         with torch.no_grad():
             result = op.implementations[self.language](*args)
         return _unpack(result) if isinstance(result, (tuple, list)) else result

@@ -1,8 +1,10 @@
-"""The shared objects built for these tests, in build/tests, where ninja keeps them current."""
+"""The shared objects built for these tests, in build/tests, where ninja keeps them current. Each
+process of pytest-xdist has a folder of its own there."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sysconfig
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +13,7 @@ import pytest
 import toolchain
 
 HERE = Path(__file__).resolve().parent
-BUILT = HERE.parents[1] / "build" / "tests"
+BUILT = HERE.parents[1] / "build" / "tests" / os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
 @pytest.fixture(scope="session")

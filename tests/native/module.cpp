@@ -23,7 +23,9 @@ void bind_math(py::module_ m) {
   m.def("exp", py::vectorize([](T x) { return exp_(x); }));
   m.def("log", py::vectorize([](T x) { return log_(x); }));
   m.def("log1p", py::vectorize([](T x) { return log1p_(x); }));
-  m.def("log1p_unit", py::vectorize([](T e) { return log1p_unit(e, e / (T(2) + e)); }));
+  m.def("log1p_unit", py::vectorize([](T e) { return log1p_unit(e); }));
+  m.def("inverse_1p", py::vectorize([](T e) { return inverse_1p(e); }));
+  m.def("one_minus_exp", py::vectorize([](T b) { return one_minus_exp(b); }));
   m.def("pow", py::vectorize([](T x, T y) { return pow_(x, y); }));
   m.def("atan_ratio", py::vectorize([](T y, T x) { return atan_ratio(y, x); }));
 }

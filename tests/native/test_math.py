@@ -26,6 +26,8 @@ CASES = {
     "log": (np.concatenate([wide(), grid(0.5, 2)]), np.log, 2),
     "log1p": (np.concatenate([-wide(-30, -0.01), wide(-30, 30)]), np.log1p, 4),
     "log1p_unit": (np.concatenate([grid(0, 1), wide(-37, 0)]), np.log1p, 2),
+    "inverse_1p": (np.concatenate([grid(0, 1), wide(-37, 0)]), lambda e: 1 / (1 + e), 2),
+    "one_minus_exp": (np.concatenate([grid(0, 88), wide(-37, 0)]), lambda b: -np.expm1(-b), 3),
 }
 
 

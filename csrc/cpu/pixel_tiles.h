@@ -1,0 +1,286 @@
+// Tiles of pixels of (N, C, P) tensors: all classes of 256 (or 32) neighbouring pixels, so that one
+// read of the logits serves every loss. The cut into chunks depends on the shape only, and sums of
+// chunks are added in order, so results are the same for any number of threads.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <atomic>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+
+#include "common/segmentation.h"
+#include "cpu/elementwise.h"
+
+namespace fastloss::cpu {
+
+constexpr int64_t kWide = 256, kNarrow = 32;  // pixels of a tile
+constexpr int64_t kPixels = 8192;             // pixels of a chunk
+constexpr int64_t kSumLanes = 16;             // a sum over pixels is kept in so many parts
+constexpr int64_t kManyClasses = 512;         // beyond it tiles are narrow
+
+// An integer as wide as T: a class in [0, C), C for the background of every class, -1 for ignored.
+template <typename T>
+using Label = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// Bytes of logits read and of gradients written by the segmentation kernels since `traffic` was
+// last asked.
+struct Traffic {
+  std::atomic<int64_t> read{0}, written{0};
+};
+inline Traffic traffic;
+
+// A tensor (N, C, P), or (N, P) with one plane an image, of any float dtype and strides.
+class Planes {
+ public:
+  explicit Planes(const Tensor& tensor)
+      : images(tensor.size(0)),
+        classes(tensor.dim() == 3 ? tensor.size(1) : 1),
+        pixels(tensor.size(tensor.dim() - 1)),
+        type_(tensor.scalar_type()),
+        strides_{tensor.stride(0), tensor.dim() == 3 ? tensor.stride(1) : 0,
+                 tensor.stride(tensor.dim() - 1)},
+        data_(const_cast<void*>(tensor.const_data_ptr())) {}
+
+  const int64_t images, classes, pixels;
+
+  // Where rows of T, `stride` apart, hold `count` pixels of image n from p on: in the tensor itself
+  // if its pixels are neighbours, else nullptr.
+  template <typename T>
+  T* rows(int64_t n, int64_t p, int64_t count, int64_t width) const {
+    const bool direct = type_ == scalar_type_of<T>() && strides_[2] == 1 && count == width;
+    return direct ? static_cast<T*>(data_) + n * strides_[0] + p : nullptr;
+  }
+  int64_t row_stride() const { return strides_[1]; }
+
+  // Copies the pixels to rows of `width`, filled up with zeros.
+  template <typename T>
+  void load(int64_t n, int64_t p, int64_t count, int64_t width, T* buffer) const {
+    copy<T>(n, p, count, [&](auto* data, int64_t c, int64_t j) {
+      buffer[c * width + j] = static_cast<T>(*data);
+    });
+    for (int64_t c = 0; count < width && c < classes; ++c)
+      std::fill(buffer + c * width + count, buffer + (c + 1) * width, T(0));
+  }
+  template <typename T>
+  void store(int64_t n, int64_t p, int64_t count, int64_t width, const T* buffer) const {
+    copy<T>(n, p, count, [&](auto* data, int64_t c, int64_t j) {
+      *data = static_cast<std::decay_t<decltype(*data)>>(buffer[c * width + j]);
+    });
+  }
+  int64_t bytes(int64_t count) const {
+    return count * classes * (type_ == ScalarType::Double ? 8 : type_ == ScalarType::Float ? 4 : 2);
+  }
+
+ private:
+  template <typename T, typename F>
+  void copy(int64_t n, int64_t p, int64_t count, const F& f) const {
+    dispatch_float(type_, [&](auto sample) {
+      auto* data = static_cast<decltype(sample)*>(data_) + n * strides_[0] + p * strides_[2];
+      if (classes > 1 &&
+          strides_[1] < strides_[2]) {  // channels last, by blocks that fit the cache
+        for (int64_t block = 0; block < classes; block += 64)
+          for (int64_t j = 0; j < count; ++j)
+            for (int64_t c = block; c < std::min(block + 64, classes); ++c)
+              f(data + j * strides_[2] + c * strides_[1], c, j);
+      } else {
+        for (int64_t c = 0; c < classes; ++c)
+          for (int64_t j = 0; j < count; ++j) f(data + j * strides_[2] + c * strides_[1], c, j);
+      }
+    });
+  }
+
+  ScalarType type_;
+  int64_t strides_[3];
+  void* data_;
+};
+
+template <typename F>
+void dispatch_any(ScalarType type, const F& f) {
+  switch (type) {
+    case ScalarType::Byte:
+      return f(uint8_t{});
+    case ScalarType::Char:
+      return f(int8_t{});
+    case ScalarType::Short:
+      return f(int16_t{});
+    case ScalarType::Int:
+      return f(int32_t{});
+    case ScalarType::Long:
+      return f(int64_t{});
+    case ScalarType::Bool:
+      return f(bool{});
+    default:
+      return dispatch_float(type, f);
+  }
+}
+
+// The target: class indices (N, P) or dense values (N, C, P).
+class PixelTarget {
+ public:
+  PixelTarget(const Tensor& logits, const Tensor& target, std::optional<int64_t> ignore_index,
+              bool strict)
+      : is_index(target.dim() == 2),
+        type_(target.scalar_type()),
+        classes_(logits.size(1)),
+        pixels_(logits.size(2)),
+        strides_{target.stride(0), is_index ? 0 : target.stride(1),
+                 target.stride(is_index ? 1 : 2)},
+        data_(target.const_data_ptr()),
+        ignore_index_(ignore_index),
+        strict_(strict) {}
+
+  const bool is_index;
+
+  // Labels of `count` pixels, filled up with -1. One that is out of range is noted, and background.
+  template <typename L>
+  void labels(int64_t n, int64_t p, int64_t count, int64_t width, L* out) const {
+    dispatch_any(type_, [&](auto sample) {
+      const auto* data =
+          static_cast<const decltype(sample)*>(data_) + n * strides_[0] + p * strides_[2];
+      for (int64_t j = 0; j < count; ++j) {
+        const auto label = static_cast<int64_t>(data[j * strides_[2]]);
+        const bool ignored = ignore_index_ && label == *ignore_index_;
+        const bool known = label >= 0 && label < classes_;
+        out[j] = static_cast<L>(ignored ? -1 : known ? label : classes_);
+        if (!ignored && !known && strict_) note(n * pixels_ + p + j);
+      }
+    });
+    std::fill(out + count, out + width, L(-1));
+  }
+
+  // Values of class c, and 0 or -1 as label where they are valid or ignored.
+  template <typename T>
+  void values(int64_t n, int64_t c, int64_t p, int64_t count, int64_t width, T* out,
+              Label<T>* label) const {
+    dispatch_any(type_, [&](auto sample) {
+      const auto* data = static_cast<const decltype(sample)*>(data_) + n * strides_[0] +
+                         c * strides_[1] + p * strides_[2];
+      for (int64_t j = 0; j < count; ++j) {
+        const auto value = data[j * strides_[2]];
+        out[j] = static_cast<T>(value);
+        label[j] = ignore_index_ && is_ignored(value) ? -1 : 0;
+      }
+    });
+    std::fill(out + count, out + width, T(0));
+    std::fill(label + count, label + width, Label<T>(-1));
+  }
+
+  // Raises for the first label out of range that was noted; reaches Python as IndexError.
+  void check() const {
+    const int64_t i = first_bad_;
+    if (i == kNone) return;
+    int64_t label = 0;
+    dispatch_any(type_, [&](auto sample) {
+      label = static_cast<int64_t>(static_cast<const decltype(sample)*>(
+          data_)[i / pixels_ * strides_[0] + i % pixels_ * strides_[2]]);
+    });
+    std::ostringstream text;
+    text << "target must hold class indices in [0, " << classes_ - 1 << "]; got " << label
+         << " at index " << i;
+    throw std::out_of_range(text.str());
+  }
+
+ private:
+  template <typename V>
+  bool is_ignored(V value) const {
+    if constexpr (std::is_integral_v<V>)
+      return static_cast<int64_t>(value) == *ignore_index_;
+    else
+      return static_cast<double>(value) == static_cast<double>(*ignore_index_);
+  }
+  void note(int64_t index) const {
+    int64_t seen = first_bad_;
+    while (index < seen && !first_bad_.compare_exchange_weak(seen, index)) {
+    }
+  }
+
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  ScalarType type_;
+  int64_t classes_, pixels_;
+  int64_t strides_[3];
+  const void* data_;
+  std::optional<int64_t> ignore_index_;
+  bool strict_;
+  mutable std::atomic<int64_t> first_bad_{kNone};
+};
+
+// Calls body(chunk, n, first pixel, pixels) for every chunk, in parallel.
+inline int64_t chunks_of(const Planes& x) { return (x.pixels + kPixels - 1) / kPixels; }
+template <typename Body>
+void for_each_chunk(const Planes& x, const Body& body) {
+  const int64_t chunks = chunks_of(x);
+  torch::stable::parallel_for(0, x.images * chunks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t p = i % chunks * kPixels;
+      body(i, i / chunks, p, std::min(kPixels, x.pixels - p));
+    }
+  });
+}
+
+// Cuts a chunk into tiles: body(width as std::integral_constant, first pixel, pixels).
+template <typename Body>
+void for_each_tile(int64_t classes, int64_t p, int64_t count, const Body& body) {
+  const int64_t end = p + count;
+  for (; classes <= kManyClasses && p + kWide <= end; p += kWide)
+    body(std::integral_constant<int64_t, kWide>{}, p, kWide);
+  for (; p < end; p += kNarrow)
+    body(std::integral_constant<int64_t, kNarrow>{}, p, std::min(kNarrow, end - p));
+}
+
+// lanes[] += f(0), ..., f(kWidth - 1), added up pairwise.
+template <int64_t kWidth, typename T, typename F>
+FASTLOSS_FN void add_row(double* __restrict lanes, const F& f) {
+  alignas(64) T sums[kWidth / 2];
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth / 2; ++j) sums[j] = f(j) + f(j + kWidth / 2);
+  if constexpr (kWidth >= 256)
+    for (int64_t j = 0; j < 64; ++j) sums[j] += sums[j + 64];
+  if constexpr (kWidth >= 128)
+    for (int64_t j = 0; j < 32; ++j) sums[j] += sums[j + 32];
+  if constexpr (kWidth >= 64)
+    for (int64_t j = 0; j < 16; ++j) sums[j] += sums[j + 16];
+  for (int64_t l = 0; l < kSumLanes; ++l) lanes[l] += static_cast<double>(sums[l]);
+}
+
+// The softmax of a tile. `exponentials` are rows of kWidth.
+template <int64_t kWidth, typename T>
+struct Softmax {
+  // ln sum exp(x) and 1 / sum exp(x - peak) of every pixel.
+  alignas(64) T peak[kWidth], sum[kWidth], inverse[kWidth], log_sum[kWidth];
+
+  FASTLOSS_FN void compute(const T* __restrict x, int64_t stride, int64_t classes,
+                           T* __restrict exponentials) {
+    for (int64_t j = 0; j < kWidth; ++j) peak[j] = x[j], sum[j] = 0;
+    for (int64_t c = 1; c < classes; ++c)
+      for (int64_t j = 0; j < kWidth; ++j) peak[j] = max_(x[c * stride + j], peak[j]);
+    for (int64_t c = 0; c < classes; ++c) {
+#pragma GCC ivdep
+      for (int64_t j = 0; j < kWidth; ++j) {
+        const T e = exp_nonpositive(x[c * stride + j] - peak[j]);
+        exponentials[c * kWidth + j] = e;
+        sum[j] += e;
+      }
+    }
+#pragma GCC ivdep
+    for (int64_t j = 0; j < kWidth; ++j) {
+      inverse[j] = T(1) / sum[j];
+      log_sum[j] = peak[j] + log_(sum[j]);
+    }
+  }
+};
+
+// -ln p and p of every pixel's label; 0 for pixels without one.
+template <int64_t kWidth, typename T>
+void at_labels(const T* x, int64_t stride, int64_t classes, const T* exponentials,
+               const Label<T>* label, const Softmax<kWidth, T>& softmax, T* nll, T* p) {
+  for (int64_t j = 0; j < kWidth; ++j) {
+    const int64_t y = label[j];
+    const bool known = y >= 0 && y < classes;
+    nll[j] = known ? softmax.log_sum[j] - x[y * stride + j] : T(0);
+    p[j] = known ? exponentials[y * kWidth + j] * softmax.inverse[j] : T(0);
+  }
+}
+
+}  // namespace fastloss::cpu

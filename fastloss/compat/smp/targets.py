@@ -1,0 +1,93 @@
+"""What the classes share: modes, one native term, class weights on the device of the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
+
+from fastloss import functional
+from fastloss.compat.smp._functional import to_tensor
+from fastloss.compat.smp.constants import BINARY_MODE, MULTICLASS_MODE, MULTILABEL_MODE
+
+MODES = (BINARY_MODE, MULTICLASS_MODE, MULTILABEL_MODE)
+
+
+def check_mode(mode: str) -> str:
+    """The mode; AssertionError for an unknown one."""
+    if mode not in MODES:
+        raise AssertionError(f"mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    return mode
+
+
+def native_term(
+    name: str, y_pred: Tensor, y_true: Tensor, mode: str, term: dict[str, Any], **options: Any
+) -> Tensor:
+    """`functional.segmentation_loss` of one term. RuntimeError: a label out of range, as from
+    torch's one_hot and gather."""
+    y_true = y_true.to(torch.uint8) if y_true.dtype == torch.bool else y_true
+    try:
+        return functional.segmentation_loss(
+            y_pred, y_true, terms={name: term}, mode=mode, **options
+        )[0]
+    except IndexError as error:
+        raise RuntimeError(str(error)) from error
+
+
+class WeightedLoss(_Loss):
+    """Base of the losses with class weights and perhaps a choice of classes (CPU tensors, as smp
+    keeps them)."""
+
+    def __init__(self, mode: str, class_weights: Any, classes: Any = None) -> None:
+        super().__init__()
+        self.mode = check_mode(mode)
+        if class_weights is not None and mode == BINARY_MODE:
+            raise ValueError('class_weights are not supported with mode="binary"')
+        if classes is not None and mode == BINARY_MODE:
+            raise AssertionError('classes are not supported with mode="binary"')
+        if classes is not None:
+            classes = to_tensor(classes, dtype=torch.long)
+        if class_weights is not None:
+            class_weights = to_tensor(class_weights, dtype=torch.float)
+        self.classes = classes
+        self.class_weights = class_weights
+        self._on_device: tuple[Any, ...] = ()
+
+    def weights_of(self, y_pred: Tensor) -> Tensor | None:
+        """The weight of each class times the number of times that it is chosen, (C,) on the device
+        of y_pred; None: all are 1. Copied to a device once."""
+        if self.class_weights is None and self.classes is None:
+            return None
+        count, device = y_pred.shape[1], y_pred.device
+        cached = self._on_device
+        if not (
+            cached
+            and cached[0] is self.class_weights
+            and cached[1] is self.classes
+            and cached[2:4] == (count, device)
+        ):
+            weights = _combined(self.class_weights, self.classes, count, device)
+            cached = self._on_device = (self.class_weights, self.classes, count, device, weights)
+        return cached[4]
+
+
+def _combined(
+    weights: Tensor | None, classes: Tensor | None, count: int, device: torch.device
+) -> Tensor:
+    """(C,); RuntimeError for another number of weights, IndexError for a class out of range."""
+    if weights is None:
+        weights = torch.ones(count, device=device)
+    weights = weights.to(device)
+    if weights.shape != (count,):
+        raise RuntimeError(
+            f"class_weights must have one weight for each of the {count} classes, "
+            f"got {tuple(weights.shape)}"
+        )
+    if classes is None:
+        return weights
+    classes = classes.to(device)
+    classes = torch.where(classes < 0, classes + count, classes)
+    chosen = torch.zeros(count, device=device)
+    return weights * chosen.index_add(0, classes, torch.ones_like(classes, dtype=chosen.dtype))

@@ -1,0 +1,142 @@
+"""Lovász losses, convex surrogates of the Jaccard index: softmax and hinge."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .._library import register
+from ..reference import lovasz as reference
+from . import _arguments as check
+from . import _segmentation as segmentation
+
+_op = register(
+    "lovasz",
+    "(Tensor logits, Tensor target, str kind, bool present, int[]? classes, bool per_image, "
+    "int? ignore_index, bool strict, str reduction, bool widen)",
+    reference.forward,
+    reference.backward,
+    differentiable=("logits", "target"),
+    check=reference.check,
+)
+
+
+def lovasz_softmax(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    classes: str | Sequence[int] = "present",
+    per_image: bool = False,
+    ignore_index: int | None = None,
+    from_logits: bool = True,
+    strict: bool = True,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Lovász-Softmax: per class, the Lovász extension of 1 - Jaccard at the errors |t - p|.
+
+    The errors of a class are sorted once; the result is the mean over classes. The sort is stable:
+    of pixels with equal errors the first comes first. Formula and edge rules:
+    `fastloss/reference/lovasz.py`. Source: Berman et al., arXiv 1705.08790.
+
+    Args:
+        logits: (N, C, *), any number of further dimensions, floating point.
+        target: Class indices (N, *) in [0, C), any integer dtype.
+        classes: "present" averages the classes that occur among the valid pixels (of the batch, or
+            of the image), "all" all of them, a sequence of class indices those.
+        per_image: A loss for every image, instead of one for all pixels of the batch.
+        ignore_index: Pixels with this label count nothing, whatever their logits; None: no such
+            label.
+        from_logits: False: `logits` are probabilities, and nothing is normalised.
+        strict: False: a label out of range is background of every class.
+        reduction: Over the images: "mean", "sum" or "none". Without per_image there is one value.
+
+    Returns:
+        A scalar, or for "none" (N,) with per_image, else (1,), in the input's dtype (float32 for
+        half inputs under autocast). 0 where no pixel is valid. Differentiable in logits.
+
+    Raises:
+        IndexError: a label out of range, on the CPU; on CUDA the loss is NaN.
+        TypeError, ValueError: an argument is not as described.
+    """
+    segmentation.has_classes(logits)
+    target = segmentation.class_indices(logits, target)
+    present, listed = _classes(classes, logits.shape[1])
+    kind = "softmax" if check.flag("from_logits", from_logits) else "probabilities"
+    check.flag("strict", strict)
+    return _loss(logits, target, kind, present, listed, per_image, ignore_index, strict, reduction)
+
+
+def lovasz_hinge(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    per_image: bool = False,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Lovász hinge: the Lovász extension of 1 - Jaccard at :math:`\max(0, 1 - x (2t - 1))`.
+
+    Of pixels with equal errors the first comes first. Formula and edge rules:
+    `fastloss/reference/lovasz.py`. Source: Berman et al., arXiv 1705.08790.
+
+    Args:
+        logits: (N, *) or (N, 1, *), floating point.
+        target: 0 or 1, in either shape of the logits, any real dtype. Floating-point targets may
+            lie between.
+        per_image, ignore_index, reduction: As `lovasz_softmax`.
+
+    Returns:
+        As `lovasz_softmax`. Differentiable in logits and in a floating-point target.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described.
+    """
+    check.floating("logits", logits)
+    check.tensor_on("target", target, "logits", logits)
+    x = logits.squeeze(1) if logits.dim() == target.dim() + 1 > 1 else logits
+    t = target.squeeze(1) if target.dim() == logits.dim() + 1 > 1 else target
+    if logits.dim() == 0 or t.shape != x.shape:
+        raise ValueError(
+            "logits must be (N, *) or (N, 1, *) and target likewise, "
+            f"got {tuple(logits.shape)} and {tuple(target.shape)}"
+        )
+    if t.dtype in check.FLOATING:
+        x, t = check.promote(x, t)
+    return _loss(x[:, None], t, "hinge", False, None, per_image, ignore_index, True, reduction)
+
+
+def _classes(classes: str | Sequence[int], count: int) -> tuple[bool, list[int] | None]:
+    """Whether the present classes are meant, and the classes listed."""
+    if isinstance(classes, str):
+        check.choice("classes", classes, ("present", "all"))
+        return classes == "present", None
+    if not isinstance(classes, Sequence):
+        raise TypeError(
+            f'classes must be "present", "all" or class indices, got {type(classes).__name__}'
+        )
+    for c in classes:
+        if isinstance(c, bool) or not isinstance(c, int) or not 0 <= c < count:
+            raise ValueError(f"classes must be class indices in [0, {count - 1}], got {c!r}")
+    if not classes:
+        raise ValueError("classes must not be empty")
+    return False, list(classes)
+
+
+def _loss(
+    logits: Tensor,
+    target: Tensor,
+    kind: str,
+    present: bool,
+    classes: list[int] | None,
+    per_image: bool,
+    ignore_index: int | None,
+    strict: bool,
+    reduction: str,
+) -> Tensor:
+    """Logits (N, C, *) and target (N, *)."""
+    check.flag("per_image", per_image)
+    check.choice("reduction", reduction, check.REDUCTIONS)
+    x, t = segmentation.pixels(logits, target, per_image)
+    return _op(
+        x, t, kind, present, classes, per_image, segmentation.ignored_index(ignore_index), strict,
+        reduction, check.under_autocast(logits),
+    )  # fmt: skip
