@@ -33,9 +33,9 @@ FASTLOSS_FN FocalTerm<T> focal_term(T b, T m, T pt, const FocalFactor<T>& f) {
   const T finite = min_(b, T(200));
   if constexpr (std::is_same_v<Power, Square>)
     return {m * m, m * m * b, T(2) * m * pt, m * (T(2) * pt * finite + m)};
-  const bool full = pt < f.threshold;
-  const T factor = full ? T(1) : Power::value(m * f.inverse, f.gamma);
-  const T slope = full ? T(0) : Power::derivative(m * f.inverse, f.gamma) * f.inverse * pt;
+  const T power = Power::value(m * f.inverse, f.gamma);
+  const T power_slope = Power::derivative(m * f.inverse, f.gamma) * f.inverse * pt;
+  const T factor = pt < f.threshold ? T(1) : power, slope = pt < f.threshold ? T(0) : power_slope;
   return {factor, factor * b, slope, slope * finite + factor};
 }
 

@@ -125,7 +125,7 @@ double value(const Term& t, const Table& table) {
     double total = 0;
     for (int64_t g = 0; g < groups; ++g)
       total += std::pow(Region(t, table, g, per_image).mean(t.u), t.numbers[6]);
-    return total / static_cast<double>(groups);
+    return total / static_cast<double>(std::max<int64_t>(groups, 1));
   }
   if (t.kind == Kind::kMcc) {
     const Counts k(t, table);
@@ -226,7 +226,9 @@ class Slopes {
     const double gamma = t.numbers[6], weights = sum(t.u.data(), table_.classes);
     for (int64_t i = 0; i < (per_image ? table_.groups : 1); ++i) {
       const Region r(t, table_, i, per_image);
-      const double power = gamma == 0 ? 0 : gamma * std::pow(r.mean(t.u), gamma - 1);
+      const double mean = r.mean(t.u);
+      // The slope of a fractional power at 0 is infinite: of a perfect mean it counts as 0.
+      const double power = mean == 0 && gamma < 1 ? 0 : gamma * std::pow(mean, gamma - 1);
       const double of_mean = g * power / static_cast<double>(per_image ? table_.groups : 1);
       for (int64_t c = 0; c < table_.classes; ++c) {
         const double below = r.below(c), clamped = at_least(below, r.eps), score = r.score(c);

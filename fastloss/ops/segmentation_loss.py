@@ -141,6 +141,8 @@ def _inputs(logits: Tensor, target: Tensor, mode: str) -> tuple[Tensor, Tensor]:
         return logits, segmentation.class_indices(logits, target)
     check.floating("logits", logits)
     check.tensor_on("target", target, "logits", logits)
+    if target.dtype not in (*check.FLOATING, *segmentation.INDEX_DTYPES, torch.bool):
+        raise TypeError(f"target must be a float, int or bool tensor, got {target.dtype}")
     if mode == "multilabel":
         segmentation.has_classes(logits)
         check.same_shape("target", target, "logits", logits)

@@ -11,9 +11,9 @@ given). With the columns of the table written as X_c (summed over the groups but
     region         mean over groups of (sum_c u_c l_c / sum_c u_c)^g, with the score
                    r_c = (overlap + smooth) / max(overlap + a (probability - overlap)
                                                   + b (target - overlap) + smooth, eps)
-                   l_c = 1 - r_c, or -ln max(r_c, eps) if log; 0 for classes without target
+                   l_c = 1 - r_c, or -ln max(r_c, eps) if log; 0 without target
     mcc            1 - (tp tn - fp fn) / sqrt((tp + fp)(tp + fn)(tn + fp)(tn + fn)),  each of the
-                   four counts with eps added, tp = sum product, fp = sum (probability - product) ...
+                   four counts with eps added, tp = sum product, fp = sum probability - tp
 
 d is the parameter `divisor`; if that is negative: sum_c u_c target_c (cross_entropy, softmax_focal),
 valid_c (sigmoid_focal), sum_c valid_c (soft_bce), raised to `floor` so that a mean over nothing is
@@ -104,7 +104,8 @@ def _value(term: _Term, table: dict[str, Tensor], total: dict[str, Tensor]) -> T
     """The unweighted term."""
     o, u, v = term.options, term.u, term.v
     if term.kind == "region":
-        return (_region(term, table if o["per_image"] else total)[0] ** o["gamma"]).mean()
+        mean = _region(term, table if o["per_image"] else total)[0]
+        return (mean ** o["gamma"]).sum() / max(len(mean), 1)
     if term.kind == "mcc":
         tp, tn, fp, fn = _counts(total, o["eps"])
         return 1 - (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt()
@@ -138,8 +139,10 @@ def _slopes(
     if term.kind == "region":
         x = table if o["per_image"] else total
         mean, score, below, clamped = _region(term, x)
-        power = o["gamma"] * mean ** (o["gamma"] - 1) if o["gamma"] else torch.zeros_like(mean)
-        g = (power / len(mean))[:, None] * u / u.sum() * (x["target"] > 0)  # of l, (G, C)
+        power = o["gamma"] * mean ** (o["gamma"] - 1)
+        if o["gamma"] < 1:
+            power = power.masked_fill(mean == 0, 0)
+        g = (power / max(len(mean), 1))[:, None] * u / u.sum() * (x["target"] > 0)  # of l, (G, C)
         g = -g * ((score >= o["eps"]) / score.clamp(min=o["eps"]) if o["log"] else 1)  # of r
         g_below = -g * score / clamped * (below >= o["eps"])
         return {

@@ -75,7 +75,8 @@ def check_indices(target: Tensor, classes: int, ignore_index: int | None) -> Non
     if len(position):
         i = int(position[0])
         raise IndexError(
-            f"target must hold class indices in [0, {classes - 1}]; got {int(label[i])} at index {i}"
+            f"target must hold class indices in [0, {classes - 1}]; "
+            f"got {int(label[i])} at index {i}"
         )
 
 

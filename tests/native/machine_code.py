@@ -54,7 +54,9 @@ class Function:
         holds_another = {
             a for a in spans for b in spans if a != b and a[0] <= b[0] and b[1] <= a[1]
         }
-        return [self._arithmetic(*span) for span in spans if span not in holds_another]
+        found = [self._arithmetic(*span) for span in spans if span not in holds_another]
+        # Short loops may be unrolled to their end; then the whole function is one.
+        return found if any(found) else [self._arithmetic(self.code[0][0], self.code[-1][0])]
 
     def _arithmetic(self, first: int, last: int) -> Counter:
         kinds: Counter = Counter()

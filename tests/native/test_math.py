@@ -25,7 +25,7 @@ CASES = {
     "exp": (grid(-87.3, 88), np.exp, 2),
     "log": (np.concatenate([wide(), grid(0.5, 2)]), np.log, 2),
     "log1p": (np.concatenate([-wide(-30, -0.01), wide(-30, 30)]), np.log1p, 4),
-    "log1p_unit": (np.concatenate([grid(0, 1), wide(-37, 0)]), np.log1p, 2),
+    "log1p_unit": (np.concatenate([grid(0, 1), wide(-37, 0)]), np.log1p, 3),
     "inverse_1p": (np.concatenate([grid(0, 1), wide(-37, 0)]), lambda e: 1 / (1 + e), 2),
     "one_minus_exp": (np.concatenate([grid(0, 88), wide(-37, 0)]), lambda b: -np.expm1(-b), 3),
 }

@@ -37,8 +37,11 @@ def native_term(
 
 
 class WeightedLoss(_Loss):
-    """Base of the losses with class weights and perhaps a choice of classes (CPU tensors, as smp
-    keeps them)."""
+    """Base of the losses with class weights and perhaps a choice of classes.
+
+    Both are plain tensors, usually on the CPU, as in smp. To change them later, assign new ones:
+    what they make together is kept.
+    """
 
     def __init__(self, mode: str, class_weights: Any, classes: Any = None) -> None:
         super().__init__()
@@ -57,7 +60,7 @@ class WeightedLoss(_Loss):
 
     def weights_of(self, y_pred: Tensor) -> Tensor | None:
         """The weight of each class times the number of times that it is chosen, (C,) on the device
-        of y_pred; None: all are 1. Copied to a device once."""
+        of y_pred; None: all are 1. Made and copied once."""
         if self.class_weights is None and self.classes is None:
             return None
         count, device = y_pred.shape[1], y_pred.device
@@ -77,17 +80,16 @@ def _combined(
     weights: Tensor | None, classes: Tensor | None, count: int, device: torch.device
 ) -> Tensor:
     """(C,); RuntimeError for another number of weights, IndexError for a class out of range."""
-    if weights is None:
-        weights = torch.ones(count, device=device)
-    weights = weights.to(device)
-    if weights.shape != (count,):
-        raise RuntimeError(
-            f"class_weights must have one weight for each of the {count} classes, "
-            f"got {tuple(weights.shape)}"
-        )
+    if weights is not None:
+        weights = weights.to(device)
     if classes is None:
+        if weights.shape != (count,):
+            raise RuntimeError(
+                f"class_weights must have one weight for each of the {count} classes, "
+                f"got {tuple(weights.shape)}"
+            )
         return weights
     classes = classes.to(device)
+    chosen = torch.ones(classes.shape, device=device) if weights is None else weights[classes]
     classes = torch.where(classes < 0, classes + count, classes)
-    chosen = torch.zeros(count, device=device)
-    return weights * chosen.index_add(0, classes, torch.ones_like(classes, dtype=chosen.dtype))
+    return torch.zeros(count, device=device).index_add(0, classes, chosen)

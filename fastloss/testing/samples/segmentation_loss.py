@@ -36,7 +36,7 @@ OF_ANY: dict[str, dict[str, Any]] = {
     "mcc": {"mcc": 1.0},
 }
 PROBABILITIES = ("dice", "dice-log", "jaccard", "tversky", "mcc")
-REGIONS = {"dice": {"per_image": True}, "jaccard": 0.5, "tversky": {"alpha": 0.3, "beta": 0.7}}
+REGIONS = {"dice": {"per_image": True}, "jaccard": 0.5, "tversky": {"alpha": 0.3, "gamma": 0.75}}
 AVERAGED = {"sigmoid_focal": {"weight": 2.0, "normalized": True}, "soft_bce": 0.3}
 ANY = {**REGIONS, **AVERAGED, "mcc": 0.7}
 MANY = {"cross_entropy": {"label_smoothing": 0.1}, "softmax_focal": 0.5, **ANY}
