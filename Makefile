@@ -10,6 +10,8 @@ TORCH2 ?= torch==2.15.0
 VENV2 ?= .venv-torch2
 # Its second Triton, in a folder of its own; the interpreter of 3.6 needs a NumPy before 2.4.
 TRITON2 ?= triton==3.6.0 numpy==2.3.5
+# Processes that share the tests; auto: one per core, 0: none but pytest itself (for --pdb).
+WORKERS ?= auto
 # Random calls of each op under the sanitizers.
 CASES ?= 2000
 # gpu-check uses this Python, with the torch and the Triton it has.
@@ -23,6 +25,7 @@ export FASTLOSS_PYTHON2 := $(abspath $(VENV2))/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PY := $(VENV)/bin/python
+SHARED = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 SOURCES := setup.py pyproject.toml fastloss/_version.py $(shell find csrc -type f -not -name '*.pyc')
 
 .PHONY: help demo test test-full asan bench lint format clean gpu-check $(GPU_STEPS:%=gpu-%) FORCE
@@ -30,17 +33,17 @@ SOURCES := setup.py pyproject.toml fastloss/_version.py $(shell find csrc -type 
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON VENV TORCH TRITON TORCH2 TRITON2 CASES FASTLOSS_CPP FASTLOSS_CUDA CXX MAX_JOBS GPU_PYTHON COMMIT"
+	@echo "Variables: PYTHON VENV TORCH TRITON TORCH2 TRITON2 WORKERS CASES FASTLOSS_CPP FASTLOSS_CUDA CXX MAX_JOBS GPU_PYTHON COMMIT"
 
 demo: $(VENV)/built  ## train a small detector on a real image, with plain losses and with fastloss
 	$(PY) examples/train_detector.py
 
 test: $(VENV)/built $(VENV)/references.done  ## the test suite (add ARGS="-k focal" to choose)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(SHARED) $(ARGS)
 
 test-full: $(VENV)/built $(VENV)/references.done $(VENV2)/installed $(VENV)/triton2.done
 test-full:  ## all tests, also the long ones, sanitizers, a second torch and a second Triton
-	$(PY) tests/full_check.py $(CASES)
+	$(PY) tests/full_check.py $(CASES) $(SHARED)
 
 asan: $(VENV)/built  ## random calls of every op (CASES=2000 each) under address and UB sanitizers
 	$(PY) tests/corpus/sanitize.py $(CASES)

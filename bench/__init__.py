@@ -3,6 +3,7 @@
 
 from bench.records import Record
 from bench.runner import Comparison, quick_compare, run_workload
-from bench.workloads import WORKLOADS, Workload
+from bench.workload import Workload
+from bench.workloads import WORKLOADS
 
 __all__ = ["WORKLOADS", "Comparison", "Record", "Workload", "quick_compare", "run_workload"]

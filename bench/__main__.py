@@ -15,6 +15,7 @@ from bench import console, machine, ops_table, plot, records, report, runner, wo
 from bench.contenders import EAGER, FASTLOSS
 from bench.machine import ROOT
 from bench.records import Record
+from bench.workload import Workload
 
 RESULTS = ROOT / "bench" / "results"
 _QUICK_ROUNDS = 3
@@ -110,17 +111,18 @@ def _list() -> None:
     )
 
 
-def _run(options: argparse.Namespace, chosen: Sequence[workloads.Workload]) -> int:
+def _run(options: argparse.Namespace, chosen: Sequence[Workload]) -> int:
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else runner.ROUNDS)
     on = machine.inspect(options.device, options.threads)
     if options.commit is not None:
         on = dataclasses.replace(on, commit=options.commit)
     found: list[Record] = []
-    total = sum(runner.units(w, rounds, not options.quick) for w in chosen)
+    together = workloads.together(chosen)
+    total = sum(runner.units(group, rounds, not options.quick) for group in together)
     with console.listener(total) as listener:
-        for workload in chosen:
-            fresh = runner.run_workload(
-                workload,
+        for group in together:
+            fresh = runner.run_together(
+                group,
                 size=options.size,
                 threads=options.threads,
                 rounds=rounds,
@@ -130,8 +132,8 @@ def _run(options: argparse.Namespace, chosen: Sequence[workloads.Workload]) -> i
                 listener=listener,
             )
             found += fresh
-            path = options.json or RESULTS / on.slug / f"{workload.suite}.jsonl"
-            # After every workload, so that an interrupted run keeps its part.
+            path = options.json or RESULTS / on.slug / f"{group[0].suite}.jsonl"
+            # After every group, so that an interrupted run keeps its part.
             if options.json is not None or not options.quick:
                 records.save(path, fresh)
     _print(found, on)

@@ -16,7 +16,7 @@ import fastloss
 from bench import upstream
 from bench.inputs import Inputs
 from bench.timing import Step
-from bench.workloads import Function, Workload
+from bench.workload import Function, Workload
 
 EAGER, COMPILED, FASTLOSS = "eager", "compiled", "fastloss"
 
@@ -35,7 +35,7 @@ def plain(workload: Workload) -> Function:
 
 def eager(workload: Workload) -> Contender:
     """The upstream class or function where it can be imported, else the plain version."""
-    if workload.upstream is not None:
+    if workload.upstream:
         try:
             return Contender(EAGER, *upstream.load(workload.upstream))
         except ImportError:
@@ -71,6 +71,8 @@ def builders(
 ) -> dict[str, Callable[[], Contender]]:
     """Name to a function that makes the contender; a peer's raises ImportError where it is not
     installed."""
+    if workload.group is not None:
+        return {FASTLOSS: partial(ours, workload, device)}
     table: dict[str, Callable[[], Contender]] = {EAGER: partial(eager, workload)}
     if with_compile:
         table[COMPILED] = partial(compiled, workload)
@@ -94,11 +96,16 @@ def make_step(function: Function, inputs: Inputs) -> Step:
             function(*arguments, **inputs.named)
 
     def both() -> None:
-        function(*arguments, **inputs.named).backward(inputs.incoming)
+        _main(function(*arguments, **inputs.named)).backward(inputs.incoming)
         for leaf in leaves:
             leaf.grad = None
 
     return both if leaves else forward
+
+
+def _main(result: Tensor | tuple[Tensor, Any]) -> Tensor:
+    """The total of a loss that reports its terms beside it."""
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _leaves(inputs: Inputs) -> tuple[list[Tensor], tuple[Any, ...]]:
@@ -112,7 +119,7 @@ def evaluate(function: Function, inputs: Inputs) -> list[Tensor]:
     """The result and the gradients."""
     leaves, arguments = _leaves(inputs)
     with torch.set_grad_enabled(bool(leaves)):
-        result = function(*arguments, **inputs.named)
+        result = _main(function(*arguments, **inputs.named))
     grads = torch.autograd.grad(result, leaves, inputs.incoming) if leaves else ()
     return [result.detach(), *grads]
 

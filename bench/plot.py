@@ -9,18 +9,22 @@ from typing import Any
 
 from bench import report
 from bench.records import Record
-from bench.workloads import SUITES, WORKLOADS
+from bench.workloads import SUITES, TERMS, WORKLOADS
 
 
 def speedup(found: Sequence[Record], path: Path) -> None:
-    """Writes a PNG; ImportError without matplotlib."""
+    """Writes a PNG, or nothing where nothing is compared with eager; ImportError without
+    matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     def panel(r: Record) -> tuple[str, str, str, str]:
         return r.suite, r.device, r.size, r.dtype
 
-    members = (list(g) for _, g in itertools.groupby(sorted(found, key=panel), key=panel))
+    compared = sorted((r for r in found if r.suite != TERMS), key=panel)
+    if not compared:
+        return
+    members = (list(g) for _, g in itertools.groupby(compared, key=panel))
     groups = [report.fewest_threads(group) for group in members]
     rows = [len({r.workload for r in group}) for group in groups]
     figure = Figure(figsize=(8, 1.2 * len(groups) + 0.45 * sum(rows)), layout="constrained")

@@ -45,7 +45,7 @@ class Record:
     ratio_best: float | None = None  # times faster than that one
     scaling: float | None = None  # fastloss on several threads: times faster than itself on one
     peak_mb: float | None = None  # 1e6 bytes beyond the inputs
-    floor_mb: float | None = None  # inputs read once, result and gradients written once
+    floor_mb: float | None = None  # what has to be read and written, see `runner._blank`
     copy_gbps: float | None = None
     gbps: float | None = None
     percent_floor: float | None = None

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench import records
+from bench import records, segmentation
 from bench.contenders import COMPILED, EAGER, FASTLOSS
 from bench.records import Record
-from bench.workloads import SUITES, WORKLOADS
+from bench.workloads import SUITES, TERMS, WORKLOADS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -28,9 +28,9 @@ _HEADER = (
 _EXPLANATION = (
     "Median over alternating rounds in one process; ratios are medians of the ratios within a "
     'round. MB: peak memory beyond the inputs, results and gradients included. "Best other": the '
-    "fastest correct result that is not fastloss. Copy floor: inputs read once, results and "
-    "gradients written once, at this machine's own copy speed. More threads: fastloss's wall time "
-    "on one over that on so many, in the same rounds."
+    "fastest correct result that is not fastloss. Copy floor: inputs read once (logits of label "
+    "maps twice), results and gradients written once, at this machine's own copy speed. More "
+    "threads: fastloss's wall time on one over that on so many, in the same rounds."
 )
 
 
@@ -58,7 +58,7 @@ def markdown(found: Iterable[Record]) -> str:
         return order.get(r.workload, len(order)), r.workload, r.contender
 
     ordered = sorted(found, key=lambda r: (*group(r), *place(r)))
-    blocks = [_block(list(members)) for _, members in itertools.groupby(ordered, key=group)]
+    blocks = [_table(list(members)) for _, members in itertools.groupby(ordered, key=group)]
     return "\n\n".join([*blocks, _EXPLANATION]) if blocks else "No records yet."
 
 
@@ -68,24 +68,48 @@ def fewest_threads(found: Sequence[Record]) -> list[Record]:
     return [r for r in found if r.threads == fewest]
 
 
-def _block(found: Sequence[Record]) -> str:
+def _table(found: Sequence[Record]) -> str:
+    """Title, conditions, rows and failures."""
     group = fewest_threads(found)
-    more = sorted({r.threads for r in found} - {group[0].threads})
-    scaling = {(r.workload, r.threads): r.scaling for r in found if r.contender == FASTLOSS}
     first = group[0]
-    rows = [
-        _row(name, {r.contender: r for r in members})
-        + [number(scaling.get((name, count))) for count in more]
-        for name, members in itertools.groupby(group, key=lambda r: r.workload)
-    ]
-    header = (*_HEADER, *(f"x at {count} threads" for count in more))
     lines = [f"**{SUITES[first.suite]}**", ""]
     lines += [f"{first.device}, size {first.size}, {first.dtype}, {_conditions(group)}", ""]
+    header, rows = _further_terms(group) if first.suite == TERMS else _comparison(group, found)
     lines += ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     failed = [r for r in group if r.status not in (records.OK, records.WRONG)]
     failures = [f"- {r.workload}, {r.contender}: {r.status}" for r in failed]
     return "\n".join([*lines, *(["", *failures] if failures else [])])
+
+
+Table = tuple[Sequence[str], list[list[str]]]  # header and rows
+
+
+def _further_terms(group: Sequence[Record]) -> Table:
+    """What each term costs that joins the others, which were timed in the same rounds."""
+    times = {r.workload: r.median_ms for r in group}
+    whole = times.get(segmentation.ALL)
+    rows = []
+    for term in segmentation.TERMS:
+        alone, others = (times.get(f(term)) for f in (segmentation.alone, segmentation.without))
+        complete = None not in (whole, alone, others)
+        added = whole - others if complete else None
+        share = 100 * added / alone if complete else None
+        rows.append([term, *map(number, (alone, others, whole, added, share))])
+    header = ("term", "alone ms", "the others ms", "all ms", "added ms", "added, % of alone")
+    return header, rows
+
+
+def _comparison(group: Sequence[Record], found: Sequence[Record]) -> Table:
+    """A row per workload; what ran on more threads adds columns."""
+    more = sorted({r.threads for r in found} - {group[0].threads})
+    scaling = {(r.workload, r.threads): r.scaling for r in found if r.contender == FASTLOSS}
+    rows = [
+        _row(name, {r.contender: r for r in members})
+        + [number(scaling.get((name, count))) for count in more]
+        for name, members in itertools.groupby(group, key=lambda r: r.workload)
+    ]
+    return (*_HEADER, *(f"x at {count} threads" for count in more)), rows
 
 
 def _conditions(group: Sequence[Record]) -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 Step = Callable[[], None]
+Name = TypeVar("Name", bound=Hashable)
 
 # Length of one contender's round: long against the clock's resolution, short against the spells
 # in which other programs disturb a machine.
@@ -140,14 +142,14 @@ def calibrate(step: Step, clock: Clock) -> int:
 
 
 def alternate(
-    steps: Mapping[str, Step],
+    steps: Mapping[Name, Step],
     clock: Clock,
     rounds: int,
     on_round: Callable[[int], None] = lambda _: None,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Times every step once per round, in turn."""
     iterations = {name: calibrate(step, clock) for name, step in steps.items()}
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    spent: dict[Name, list[tuple[float, float]]] = {name: [] for name in steps}
     with no_garbage_collection():
         for i_round in range(rounds):
             for name, step in steps.items():

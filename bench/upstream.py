@@ -5,22 +5,40 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Sequence
 from functools import partial
 
-from bench.workloads import Function, Upstream
+import torch
+from torch import Tensor
+
+from bench.workload import Function, Upstream
+
+# Whose package has another name.
+_PACKAGES = {"smp": "segmentation-models-pytorch"}
 
 
-def load(upstream: Upstream) -> tuple[str, Function]:
-    """(what it is, the function or the class built with reduction "mean"); ImportError where the
-    library is not installed."""
+def load(upstream: Sequence[Upstream]) -> tuple[str, Function]:
+    """(what it is, the function or the class with its options, or the sum of several); ImportError
+    where a library is not installed."""
+    names, functions = zip(*map(_load, upstream), strict=True)
+
+    def total(*args: Tensor, **named: object) -> Tensor:
+        return sum(function(*args, **named) for function in functions)
+
+    return " + ".join(names), functions[0] if len(functions) == 1 else total
+
+
+def _load(upstream: Upstream) -> tuple[str, Function]:
+    found = getattr(_library(upstream.library), upstream.name)
+    call = found(**upstream.options) if isinstance(found, type) else None
+    version = importlib.metadata.version(_PACKAGES.get(upstream.library, upstream.library))
+    source = f"{upstream.library} {version} {upstream.name}"
+    return source, call or partial(found, **upstream.options)
+
+
+def _library(name: str) -> object:
+    if name == "torch":
+        return torch.nn
     # The loader of the parity tests knows how to import a library without everything its losses do
     # not need.
-    references = importlib.import_module("tests.compat.references")
-    library = getattr(references, upstream.library)()
-    found = getattr(library, upstream.name)
-    if isinstance(found, type):
-        call = found(reduction="mean", **upstream.options)
-    else:
-        call = partial(found, **upstream.options)
-    version = importlib.metadata.version(upstream.library)
-    return f"{upstream.library} {version} {upstream.name}", call
+    return getattr(importlib.import_module("tests.compat.references"), name)()

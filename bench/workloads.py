@@ -3,60 +3,23 @@ same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
-
-from bench import box_sets, inputs
+from bench import box_sets, inputs, segmentation
 from bench.inputs import Inputs, Shape, Source
+from bench.workload import Upstream, Workload
 
-Function = Callable[..., Tensor]
-
+TERMS = "segmentation_terms"
 # Suites, and what their tables and plots are headed with.
 SUITES = {
     "losses": "Losses: forward and backward, gradient to the predictions",
     "pairwise": "All pairs of two sets of boxes: .f forward alone, .fb with gradients to both sets",
+    "segmentation": "Label maps: forward and backward, gradient to the logits",
+    TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A loss class of another library, built with these options and reduction "mean", or a function
-    called with these options."""
-
-    library: str
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Peer:
-    """The best other kernel for a workload. `make` returns a function with the baseline's signature
-    and raises ImportError where the peer is not installed."""
-
-    name: str
-    make: Callable[[], Function]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """`call` names the function in `bench.baselines.<stem>` and in `fastloss.functional`; both take
-    `options`."""
-
-    name: str
-    stem: str
-    call: str
-    options: Mapping[str, Any]
-    make_inputs: Callable[[Source, Shape], Inputs]
-    sizes: Mapping[str, Shape]
-    reason: str
-    upstream: Upstream | None = None
-    peers: tuple[Peer, ...] = ()
-    suite: str = "losses"
-    reduces: bool = True  # to a scalar, as losses do
 
 
 # 1e6 boxes is one large batch of positives and far beyond the cache of one core; 20e6 fills a large
@@ -98,7 +61,7 @@ def _box(
         make_inputs=make_inputs,
         sizes=_BOXES,
         reason=reason,
-        upstream=Upstream("mmdet", upstream, {"eps": eps}),
+        upstream=(Upstream("mmdet", upstream, {"eps": eps}),),
     )
 
 
@@ -111,14 +74,14 @@ def _elementwise(kind: str, reason: str, upstream: str) -> Workload:
         make_inputs=inputs.regression_pairs,
         sizes=_DELTAS,
         reason=reason,
-        upstream=Upstream("mmdet", upstream),
+        upstream=(Upstream("mmdet", upstream),),
     )
 
 
 def _pairs(kind: str, case: str, direction: str, reason: str) -> Workload:
     """`direction`: "f" for the forward alone, "fb" with the backward."""
     candidates, sizes = _SETS[case]
-    upstream = Upstream("mmdet", "bbox_overlaps", {"mode": kind, "eps": 1e-6})
+    upstream = (Upstream("mmdet", "bbox_overlaps", {"mode": kind, "eps": 1e-6}),)
     return Workload(
         name=f"pair_{kind}.{case}.{direction}",
         stem="pairwise_iou",
@@ -127,7 +90,7 @@ def _pairs(kind: str, case: str, direction: str, reason: str) -> Workload:
         make_inputs=box_sets.make(candidates, backward=direction == "fb"),
         sizes=sizes,
         reason=reason,
-        upstream=upstream if kind in ("iou", "giou") else None,  # mmdet has no others of all pairs
+        upstream=upstream if kind in ("iou", "giou") else (),  # mmdet has no others of all pairs
         suite="pairwise",
         reduces=False,
     )
@@ -141,7 +104,7 @@ def _scores(
     upstream: Upstream,
     sizes: Mapping[str, Shape] = _SCORES,
 ) -> Workload:
-    return Workload(name, "sigmoid_focal", call, {}, make_inputs, sizes, reason, upstream)
+    return Workload(name, "sigmoid_focal", call, {}, make_inputs, sizes, reason, (upstream,))
 
 
 _ALL = (
@@ -225,6 +188,7 @@ _ALL = (
     _pairs("giou", "rpn", "f", "many anchors, few targets"),
     _pairs("diou", "ssd", "fb", "DIoU: adds the centre distance"),
     _pairs("ciou", "ssd", "fb", "CIoU: an arctangent per box, an aspect term per pair"),
+    *segmentation.WORKLOADS,
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
@@ -247,3 +211,9 @@ def select(
         among = "here" if suite is None else f"in suite {suite!r}"
         raise ValueError(f"no workload {among} with stem {stem!r}")
     return chosen
+
+
+def together(chosen: Sequence[Workload]) -> list[list[Workload]]:
+    """What is timed in the same rounds: the members of a group, each other workload by itself."""
+    groups = itertools.groupby(chosen, key=lambda w: w.group or w.name)
+    return [list(members) for _, members in groups]

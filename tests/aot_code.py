@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 WIDEST = 16  # bytes that a lane can load or store at once
 GATHERS = ("divsi", "divui", "remsi", "remui", "select", "load")
+QUOTIENTS = ("scalar divsi", "scalar remsi")
 ACCESS = re.compile(r"tt\.(load|store) (%[\w#]+).* tensor<([\dx]+)x!tt\.ptr<[a-z]+(\d+)>")
 
 Definitions = dict[str, tuple[str, list[str]]]  # value -> operation, operands
@@ -57,21 +58,22 @@ def _intended(ttir: str, lanes: int) -> Iterator[tuple[str, int, int]]:
             definitions |= {name: ("", [start]) for name, start in carried}
         elif found := re.match(r'\s*(%\w+) = "?(?:\w+\.)?(\w+)"?(.*)', line):
             name, operation, rest = found.groups()
-            tensor = "tensor<" in rest
-            definitions[name] = (operation if tensor else "", re.findall(r"%[\w#]+", rest))
+            scalar = "" if "tensor<" in rest else "scalar "
+            definitions[name] = (scalar + operation, re.findall(r"%[\w#]+", rest))
         found = ACCESS.search(line)
         if found is None:
             continue
         kind, pointer, shape, bits = found.groups()
         origin = _origin(pointer, definitions)
+        factors = {v: d for v, d in definitions.items() if d[0] not in QUOTIENTS}
         operations = {value: definitions.get(value, ("", []))[0] for value in origin}
         if not set(operations.values()).isdisjoint(GATHERS):
             continue
         (argument,) = origin & pointers
         sizes = [int(size) for size in shape.split("x")]
         together = min(sizes[-1], max(1, math.prod(sizes) // lanes))
-        products = [value for value, operation in operations.items() if operation == "muli"]
-        if any(_origin(value, definitions) & lengths for value in products):
+        products = [value for value, operation in operations.items() if operation[-4:] == "muli"]
+        if any(_origin(value, factors) & lengths for value in products):
             together = 1
         yield kind, arguments.index(argument), min(WIDEST, together * int(bits) // 8)
 

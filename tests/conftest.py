@@ -1,5 +1,6 @@
 """Shared by all tests. Without a GPU, Triton kernels run in Triton's interpreter on CPU tensors."""
 
+import gc
 import os
 import sys
 
@@ -12,6 +13,32 @@ if not HAS_GPU:
 
 torch.utils.deterministic.fill_uninitialized_memory = True
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # The processes share the cores between them.
+
+
+def spare_patches_of_triton() -> None:
+    """Triton's interpreter replaces the functions of its language at every launch, and again at
+    every call of a device function, a third of its time. It undoes only the former, so that one
+    call for each module does."""
+    try:
+        from triton.runtime import interpreter
+    except Exception:  # The tests that need Triton say why it does not load.
+        return
+    patched = set()
+
+    def call(self: interpreter.InterpretedFunction, *args: object, **named: object) -> object:
+        if self.fn.__module__ not in patched:
+            interpreter._patch_lang(self.fn)
+            patched.add(self.fn.__module__)
+        return self.rewrite()(*args, **named)
+
+    interpreter.InterpretedFunction.__call__ = call
+
+
+if not HAS_GPU:
+    spare_patches_of_triton()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not HAS_GPU:
@@ -21,6 +48,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    # The modules and the thousands of tests are alive to the end: the garbage collector need not
+    # visit them again and again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,5 @@
-"""All checks that need no GPU, one after the other: python tests/full_check.py [cases a stem]
+"""All checks that need no GPU, one after the other:
+python tests/full_check.py [cases a stem] [options of pytest for the test suite]
 
 Every step runs, whatever became of the ones before it; a table of what passed ends the run and is
 kept in build/full-check/summary.txt beside the output of each step.
@@ -30,7 +31,7 @@ def steps() -> dict[str, list[str]]:
     others = [f"--ignore={path}" for path in APART.values()]
     second = [f"--ignore={APART[name]}" for name in ("second torch", "second Triton")]
     commands = {
-        "test suite": [sys.executable, "-m", "pytest"],
+        "test suite": [sys.executable, "-m", "pytest", *sys.argv[2:]],
         "sanitizers": [sys.executable, "tests/corpus/sanitize.py", CASES],
     }
     commands |= {name: [*LONG, path] for name, path in APART.items()}

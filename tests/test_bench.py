@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import pytest
 import torch
 from bench_cases import CPU, doubled, tiny
 
 from bench import contenders, memory, records, runner, timing
-from bench.baselines import box_loss as boxes
-from bench.baselines.pairwise_iou import pairwise_iou
 from bench.contenders import EAGER, FASTLOSS, Contender
 from bench.inputs import Source
 from bench.timing import Timing
@@ -33,60 +30,11 @@ def run(workload, function, monkeypatch, on=CPU):
 def test_fastloss_and_baseline_agree(name, monkeypatch):
     workload = tiny(name)
     found = run(workload, contenders.ours(workload, CPU.device).function, monkeypatch)
+    assert set(found) == {EAGER, FASTLOSS}
     for record in found.values():
         assert record.status == records.OK, f"{record.contender}: {record.status}, {record.error}"
         assert record.median_ms > 0 and record.peak_mb > 0
     assert found[EAGER].ratio == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "expected"),
-    [
-        ("iou", {"mode": "linear"}, 1 - 1 / 7),
-        ("iou", {"mode": "square"}, 1 - 1 / 49),
-        ("iou", {"mode": "log"}, math.log(7)),
-        ("giou", {}, 1 - (1 / 7 - 2 / 9)),
-        ("diou", {}, 1 - (1 / 7 - 2 / 18)),
-        ("ciou", {}, 1 - (1 / 7 - 2 / 18)),  # equal aspect ratios: no angle term
-        ("eiou", {}, 6 / 7 - 0.1 / 2),
-        ("siou", {}, 6 / 7 + 1 - math.exp(1 / 9)),  # angle cost 1, no shape cost
-        ("bounded_iou", {}, 2 * (1 - 0.2 / 2)),  # the centres score 0, the extents 1
-    ],
-)
-def test_box_baseline_by_hand(kind, options, expected):
-    # Two 2 x 2 boxes shifted by (1, 1): intersection 1, union 7, hull 9, squared diagonal 18,
-    # squared distance 2.
-    pred = torch.tensor([[0.0, 0.0, 2.0, 2.0]], dtype=torch.float64)
-    loss = boxes.box_loss(
-        pred, pred + 1, kind=kind, eps=1e-12, weight=None, avg_factor=1.0, **options
-    )
-    assert float(loss) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("iou", [1 / 7, 0]),
-        ("giou", [1 / 7 - 2 / 9, 0 - 4 / 12]),
-        ("diou", [1 / 7 - 2 / 18, 0 - 16 / 40]),
-        ("ciou", [1 / 7 - 2 / 18, 0 - 16 / 40]),  # equal aspect ratios: no angle term
-    ],
-)
-def test_pairwise_baseline_by_hand(kind, expected):
-    # A 2 x 2 box against itself shifted by (1, 1), as above, and by (4, 0): disjoint, union 8,
-    # hull 6 x 2, squared diagonal 40.
-    box = torch.tensor([[0.0, 0.0, 2.0, 2.0]], dtype=torch.float64)
-    others = torch.cat([box + 1, box + torch.tensor([4.0, 0.0, 4.0, 0.0])])
-    found = pairwise_iou(box[None], others[None], kind=kind, eps=1e-12)
-    assert found.shape == (1, 1, 2)
-    assert found[0, 0].tolist() == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize(("name", "share"), [("pair_iou.ssd.f", 0.96), ("pair_giou.rpn.f", 0.99)])
-def test_most_pairs_are_disjoint(name, share):
-    inputs = WORKLOADS[name].make_inputs(Source("cpu"), (8, 1000, 30))
-    iou = pairwise_iou(*inputs.arguments, kind="iou", eps=1e-6)
-    assert float((iou == 0).float().mean()) == pytest.approx(share, abs=0.01)
 
 
 def _shifted(plain):
@@ -125,6 +73,15 @@ def _wrong_gradient_of_second_set(plain):
     return lambda first, second: plain(first, 2 * second - second.detach())
 
 
+def _total_doubled(plain):
+    # The terms, which are reported beside it, are right.
+    def loss(*args, **kwargs):
+        total, terms = plain(*args, **kwargs)
+        return 2 * total, terms
+
+    return loss
+
+
 def _broadcast(plain):
     # Right numbers in a wrong shape.
     return lambda *args: plain(*args)[None]
@@ -140,6 +97,7 @@ _SPOILS = (doubled, _shifted, _wrong_sign_of_gradient, _not_a_number, _gradient_
         *[("pair_giou.ssd.fb", spoil) for spoil in (*_SPOILS, _wrong_gradient_of_second_set)],
         *[("pair_iou.ssd.f", spoil) for spoil in (doubled, _not_a_number)],
         *[("pair_iou.ssd.f", spoil) for spoil in (_one_pair_wrong, _broadcast)],
+        ("dice_mc", _total_doubled),
     ],
 )
 def test_wrong_numbers_are_not_timed(name, spoil, monkeypatch):
@@ -232,6 +190,26 @@ def test_quantiles():
     assert (times.quantile(0.2), times.median(), times.quantile(0.8)) == (2.0, 3.5, 5.0)
 
 
+def test_a_group_is_timed_in_the_same_rounds(monkeypatch):
+    order = []
+    workloads = [tiny("dice.alone"), tiny("all.without_dice")]
+
+    def ours(workload, device):
+        def function(*args, **kwargs):
+            order.append(workload.name[0])
+            return contenders.plain(workload)(*args, **kwargs)
+
+        return Contender(FASTLOSS, "test", function)
+
+    monkeypatch.setattr(contenders, "ours", ours)
+    monkeypatch.setattr(timing, "ROUND_MS", 0.0)
+    found = runner.run_together(workloads, rounds=2, on=CPU)
+    assert [(r.workload, r.contender) for r in found] == [(w.name, FASTLOSS) for w in workloads]
+    assert all(r.status == records.OK and r.ratio is None for r in found)
+    assert "".join(order).endswith("ddaa" + "dada")  # two warm-up calls each, then the rounds
+    assert runner.units(workloads, 2, True) == 2 + 2
+
+
 def test_rounds_alternate(monkeypatch):
     order = []
     steps = {name: lambda name=name: order.append(name) for name in "ABC"}
@@ -260,6 +238,8 @@ def test_peak_memory_counts_what_is_alive_at_once():
         # Boxes and the matrix, for the backward their gradients as well.
         ("pair_giou.ssd.f", 2 * (100 + 7) * 4 + 2 * 100 * 7),
         ("pair_giou.ssd.fb", 2 * (2 * (100 + 7) * 4 + 2 * 100 * 7)),
+        # Logits twice and their gradient, class ids of eight bytes, the loss.
+        ("dice_mc", 64 * 64 * (3 * 2 + 2) + 1),
     ],
 )
 def test_floor_counts_inputs_results_and_gradients(name, numbers, monkeypatch):

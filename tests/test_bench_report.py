@@ -9,9 +9,9 @@ import pytest
 from bench_cases import CPU, a_record, a_run, doubled, tiny
 
 from bench import __main__ as cli
-from bench import contenders, machine, plot, records, report, runner, timing
+from bench import contenders, machine, plot, records, report, runner, segmentation, timing
 from bench.contenders import EAGER, FASTLOSS, Contender
-from bench.workloads import SUITES, WORKLOADS, select
+from bench.workloads import SUITES, TERMS, WORKLOADS, select, together
 
 
 def _main_with(loss_of, monkeypatch, tmp_path, *more):
@@ -62,7 +62,7 @@ def test_cli_keeps_a_file_per_suite(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "ROUND_MS", 0.0)
     monkeypatch.setattr(contenders, "compiled", contenders.eager)
     assert cli.main(["--workload", names[0], "--workload", names[1], "--rounds", "1"]) == 0
-    for name, suite in zip(names, SUITES, strict=True):
+    for name, suite in zip(names, ("losses", "pairwise"), strict=True):
         assert {r.workload for r in records.load(tmp_path / CPU.slug / f"{suite}.jsonl")} == {name}
 
 
@@ -89,9 +89,15 @@ def test_select_narrows_in_table_order():
     names = [w.name for w in select("losses", names=["elem_mse", "aligned_iou"])]
     assert names == ["aligned_iou", "elem_mse"]
     assert {w.stem for w in select("losses", stem="sigmoid_focal")} == {"sigmoid_focal"}
-    assert {w.suite for w in select()} == {"losses", "pairwise"}
+    assert {w.suite for w in select()} == set(SUITES)
     with pytest.raises(ValueError, match="in suite 'losses' with stem 'nothing'"):
         select("losses", stem="nothing")
+
+
+def test_terms_are_timed_in_the_same_rounds():
+    groups = together(select())
+    assert [len(group) for group in groups if len(group) > 1] == [1 + 2 * len(segmentation.TERMS)]
+    assert {w.name for w in sum(groups, [])} == set(WORKLOADS)
 
 
 def test_records_round_trip(tmp_path):
@@ -135,6 +141,23 @@ def test_report_has_a_table_per_suite_and_a_column_per_number_of_threads():
     cells = [cell.strip() for cell in row.split("|")]
     assert (cells[4], cells[-2]) == ("4.00", "1.60")
     assert "x at 2 threads |" in pairs and "77.0" not in table and "threads: 1;" in pairs
+
+
+def test_report_derives_what_a_further_term_costs(tmp_path):
+    times = {segmentation.ALL: 10.0}
+    times |= {segmentation.alone(term): 4.0 for term in segmentation.TERMS}
+    times |= {segmentation.without(term): 9.0 for term in segmentation.TERMS}
+    del times[segmentation.without("dice")]
+    found = [a_record(suite=TERMS, workload=name, median_ms=ms) for name, ms in times.items()]
+    table = report.markdown(found)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert ["sigmoid_focal", "4.00", "9.00", "10.0", "1.00", "25.0"] in rows
+    assert ["dice", "4.00", "-", "10.0", "-", "-"] in rows
+    plot.speedup(found, tmp_path / "plot.png")  # they have no place in a plot
+    assert not (tmp_path / "plot.png").exists()
+    plot.speedup([*a_run(), *found], tmp_path / "plot.png")
+    plot.speedup(a_run(), tmp_path / "same.png")
+    assert (tmp_path / "plot.png").read_bytes() == (tmp_path / "same.png").read_bytes()
 
 
 def test_report_writes_checks_and_plots(tmp_path, capsys):

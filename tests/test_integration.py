@@ -1,5 +1,7 @@
 """Registration, torch.compile, functorch, autocast, checkpointing."""
 
+import functools
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ ONE_PER_FUNCTION = list(
 ONE_PER_OP = list({s.function: s for s in SMALL}.values())
 
 
+@functools.cache
 def calls() -> list:
     """Distinct op calls of the small samples: forward and backward of every kind."""
     found = {}
@@ -130,7 +133,10 @@ def test_mixed_dtypes_are_promoted(sample):
     rounded = sample.cast(torch.float32)
     mixed = rounded.bind({name: rounded.leaves()[name].bfloat16()})
     promoted = rounded.bind({name: rounded.leaves()[name].bfloat16().float()})
-    assert torch.equal(sample(mixed), sample(promoted))
+    expected = sample(promoted)
+    if "terms" in sample.options:  # reads the logits as they are: its result has their dtype
+        expected = expected.bfloat16()
+    assert torch.equal(sample(mixed), expected)
 
 
 @pytest.mark.parametrize("sample", ONE_PER_OP, ids=lambda s: s.name)

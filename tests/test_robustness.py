@@ -19,12 +19,13 @@ LARGE = [s for s in ALL if "large" in s.tags and s.options.get("reduction", "mea
 
 
 FUSED = fastloss.backends()["box_loss"]["cpu"] == "C++"
+UNFUSED = (F.lovasz_softmax, F.lovasz_hinge)  # have no kernels
 
 
-def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+def equal(a: torch.Tensor, b: torch.Tensor, fused: bool = FUSED) -> bool:
     """The same bits from the kernels. The reference sums with torch, whose order depends on strides
     and threads, so that its last bits may differ."""
-    if FUSED:
+    if fused:
         return torch.equal(a, b)
     assert_matches(a, b.double(), scale=1e-3)
     return True
@@ -164,8 +165,9 @@ def test_same_bits_for_any_run_and_thread_count(sample):
             results.append((value, *gradients.values()))
     finally:
         torch.set_num_threads(threads)
+    fused = FUSED and sample.function not in UNFUSED
     for result in results[1:]:
-        assert all(equal(a, b) for a, b in zip(results[0], result))
+        assert all(equal(a, b, fused) for a, b in zip(results[0], result))
 
 
 def test_same_bits_on_many_elements_and_threads():
@@ -259,6 +261,8 @@ def test_triton_launchers_read_nothing_on_the_host(sample, triton_kernels, monke
     monkeypatch.setattr(
         _common, "launch", lambda kernel, *args, **constants: launched.append(kernel)
     )
+    if "triton" not in OPS[calls[0][0]].implementations:
+        pytest.skip(f"{calls[0][0]} has no triton implementation")
     for name, args in calls:
         with forbid_host_reads():
             OPS[name].implementations["triton"](*args)

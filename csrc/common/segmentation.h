@@ -44,8 +44,8 @@ template <typename T>
 struct HardTarget {
   T sign, b, m, pt, b_x;
 
-  FASTLOSS_FN HardTarget(T x, T t) : sign(T(1) - T(2) * t) {
-    const Logit<T> in(sign * x);
+  FASTLOSS_FN HardTarget(T x, bool one) : sign(one ? T(-1) : T(1)) {
+    const Logit<T> in(one ? -x : x);
     b = max_(in.x, T(0)) + in.softplus_tail;
     m = in.p, pt = in.q, b_x = sign * in.p;
   }

@@ -64,13 +64,27 @@ FASTLOSS_SIMD void softmax_focal_pixels(const T* __restrict nll, FocalFactor<T> 
   }
 }
 
-// Binary losses of a row, written to factor and loss.
-template <template <typename> class Binary, typename Power, int64_t kWidth, typename T>
-FASTLOSS_SIMD void sigmoid_focal_row(const T* __restrict x, const T* __restrict t, FocalFactor<T> f,
-                                     Balance<T> balance, T* __restrict factor, T* __restrict loss) {
+// The focal losses of a class against labels, or their factors, added to lanes.
+template <typename Power, bool kFactor, int64_t kWidth, typename T>
+FASTLOSS_SIMD void index_focal_row(const T* __restrict x, const Label<T>* __restrict label,
+                                   Label<T> c, FocalFactor<T> f, Balance<T> balance,
+                                   double* lanes) {
+  const T of_class = balance.at(T(1)), of_others = balance.at(T(0));
+  add_row<kWidth, T>(lanes, [&](int64_t j) __attribute__((always_inline)) {
+    const HardTarget<T> in(x[j], label[j] == c);
+    const auto term = focal_term<Power>(in.b, in.m, in.pt, f);
+    const T value = kFactor ? term.factor : (label[j] == c ? of_class : of_others) * term.loss;
+    return label[j] >= 0 ? value : T(0);
+  });
+}
+
+// Focal losses of a row against a dense target, and their factors.
+template <typename Power, int64_t kWidth, typename T>
+FASTLOSS_SIMD void dense_focal_row(const T* __restrict x, const T* __restrict t, FocalFactor<T> f,
+                                   Balance<T> balance, T* __restrict factor, T* __restrict loss) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
-    const Binary<T> in(x[j], t[j]);
+    const SoftTarget<T> in(x[j], t[j]);
     const auto term = focal_term<Power>(in.b, in.m, in.pt, f);
     factor[j] = term.factor, loss[j] = balance.at(t[j]) * term.loss;
   }
@@ -174,10 +188,10 @@ class TableKernel {
     if (!o_.uses_rows()) return;
     alignas(64) T t[kWidth];
     for (int64_t c = 0; c < x_.classes; ++c) {
-      if (o_.index)
-        one_hot<kWidth, T>(label, c, t);
-      else
+      if (!o_.index)
         target_.values(n, c, p, count, kWidth, t, label);
+      else if (o_.uses_one_hot())
+        one_hot<kWidth, T>(label, c, t);
       row<kWidth>({x + c * stride, t, label}, c, sums);
     }
   }
@@ -264,8 +278,13 @@ class TableKernel {
       std::fill(b, b + kWidth, T(1));
       add(value, kValid, b);
     }
-    if (o_.has(kOfSigmoidFocal)) {
-      focal_row<kWidth>(r, a, b);
+    if (o_.has(kOfSigmoidFocal) && o_.index) {
+      index_focal<false, kWidth>(kSigmoidFocal, r, c, sums);
+      index_focal<true, kWidth>(kSigmoidFocalTerm, r, c, sums);
+    } else if (o_.has(kOfSigmoidFocal)) {
+      const auto run = factor_.is_square() ? &dense_focal_row<Square, kWidth, T>
+                                           : &dense_focal_row<General, kWidth, T>;
+      run(r.x, r.t, factor_, o_.balance<T>(), a, b);
       add(value, kSigmoidFocalTerm, a);
       add(value, kSigmoidFocal, b);
     }
@@ -276,18 +295,12 @@ class TableKernel {
     }
   }
 
-  template <int64_t kWidth>
-  void focal_row(const Row<kWidth, T>& r, T* factor, T* loss) const {
-    const auto run = [&](auto function) {
-      function(r.x, r.t, factor_, o_.balance<T>(), factor, loss);
-    };
-    const bool square = factor_.is_square();
-    if (o_.index)
-      run(square ? &sigmoid_focal_row<HardTarget, Square, kWidth, T>
-                 : &sigmoid_focal_row<HardTarget, General, kWidth, T>);
-    else
-      run(square ? &sigmoid_focal_row<SoftTarget, Square, kWidth, T>
-                 : &sigmoid_focal_row<SoftTarget, General, kWidth, T>);
+  template <bool kFactor, int64_t kWidth>
+  void index_focal(Statistic s, const Row<kWidth, T>& r, int64_t c, Sums& sums) const {
+    if (!o_.has(s)) return;
+    const auto run = factor_.is_square() ? &index_focal_row<Square, kFactor, kWidth, T>
+                                         : &index_focal_row<General, kFactor, kWidth, T>;
+    run(r.x, r.label, static_cast<Label<T>>(c), factor_, o_.balance<T>(), sums.lanes(s, c));
   }
 
   const Planes& x_;

@@ -79,13 +79,15 @@ struct TableOptions {
     return has(kOfSigmoidFocal | kOfBce) || (!softmax && has(kOfProbability)) ||
            (!index && has(kOfPrediction | bits({kTarget, kValid})));
   }
+  // Whether class indices have to be made dense for it.
+  bool uses_one_hot() const { return index && (has(kOfBce) || (!softmax && has(kOfProbability))); }
 };
 
 // One row of a tile: a class of 256 or 32 pixels.
 template <int64_t kWidth, typename T>
 struct Row {
   const T* x;
-  const T* t;             // the target, 0 or 1 if labels are class indices
+  const T* t;             // the target; for class indices 0 or 1, if that is used
   const Label<T>* label;  // negative where ignored
 };
 

@@ -85,14 +85,29 @@ FASTLOSS_SIMD void probability_slopes(const T* __restrict x, const T* __restrict
   }
 }
 
-template <template <typename> class Binary, typename Power, bool kWantTarget, int64_t kWidth,
-          typename T>
-FASTLOSS_SIMD void sigmoid_focal_slopes(const T* __restrict x, const T* __restrict t,
-                                        FocalFactor<T> f, Balance<T> balance, T g_loss, T g_factor,
-                                        T* __restrict g_x, T* __restrict g_t) {
+// Also 0 where ignored.
+template <typename Power, int64_t kWidth, typename T>
+FASTLOSS_SIMD void index_focal_slopes(const T* __restrict x, const Label<T>* __restrict label,
+                                      Label<T> c, FocalFactor<T> f, Balance<T> balance, T g_loss,
+                                      T g_factor, T* __restrict g_x) {
+  const T of_class = g_loss * balance.at(T(1)), of_others = g_loss * balance.at(T(0));
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
-    const Binary<T> in(x[j], t[j]);
+    const HardTarget<T> in(x[j], label[j] == c);
+    const auto term = focal_term<Power>(in.b, in.m, in.pt, f);
+    const T g_b =
+        (label[j] == c ? of_class : of_others) * term.loss_slope + g_factor * term.factor_slope;
+    g_x[j] += label[j] >= 0 ? g_b * in.b_x : T(0);
+  }
+}
+
+template <typename Power, bool kWantTarget, int64_t kWidth, typename T>
+FASTLOSS_SIMD void dense_focal_slopes(const T* __restrict x, const T* __restrict t,
+                                      FocalFactor<T> f, Balance<T> balance, T g_loss, T g_factor,
+                                      T* __restrict g_x, T* __restrict g_t) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth; ++j) {
+    const SoftTarget<T> in(x[j], t[j]);
     const auto term = focal_term<Power>(in.b, in.m, in.pt, f);
     const T g_b = g_loss * balance.at(t[j]) * term.loss_slope + g_factor * term.factor_slope;
     g_x[j] += g_b * in.b_x;
@@ -181,10 +196,10 @@ class GradientKernel {
       return;
     alignas(64) T t[kWidth];
     for (int64_t c = 0; c < x_.classes; ++c) {
-      if (o_.index)
-        one_hot<kWidth, T>(label, c, t);
-      else
+      if (!o_.index)
         target_.values(n, c, p, count, kWidth, t, label);
+      else if (o_.uses_one_hot())
+        one_hot<kWidth, T>(label, c, t);
       const Row<kWidth, T> r{x + c * stride, t, label};
       T* of_x = g_x + c * out_stride;
       if (g_t_) {
@@ -195,7 +210,7 @@ class GradientKernel {
       } else {
         row<false, kWidth>(r, c, g, of_x, nullptr);
       }
-      clear_ignored<kWidth, T>(label, of_x);
+      if (!o_.index || o_.uses_one_hot()) clear_ignored<kWidth, T>(label, of_x);
     }
   }
 
@@ -242,18 +257,15 @@ class GradientKernel {
                                   : &probability_slopes<false, kWantTarget, kWidth, T>;
       add(r.x, r.t, g.of[kProbability][c], g.of[kOverlap][c], g.of[kProduct][c], g_x, g_t);
     }
-    if (o_.has(kOfSigmoidFocal)) {
-      const auto run = [&](auto function) {
-        function(r.x, r.t, factor_, o_.balance<T>(), g.of[kSigmoidFocal][c],
-                 g.of[kSigmoidFocalTerm][c], g_x, g_t);
-      };
-      const bool square = factor_.is_square();
-      if (o_.index)
-        run(square ? &sigmoid_focal_slopes<HardTarget, Square, false, kWidth, T>
-                   : &sigmoid_focal_slopes<HardTarget, General, false, kWidth, T>);
-      else
-        run(square ? &sigmoid_focal_slopes<SoftTarget, Square, kWantTarget, kWidth, T>
-                   : &sigmoid_focal_slopes<SoftTarget, General, kWantTarget, kWidth, T>);
+    const T g_loss = g.of[kSigmoidFocal][c], g_factor = g.of[kSigmoidFocalTerm][c];
+    if (o_.has(kOfSigmoidFocal) && o_.index) {
+      const auto add = factor_.is_square() ? &index_focal_slopes<Square, kWidth, T>
+                                           : &index_focal_slopes<General, kWidth, T>;
+      add(r.x, r.label, static_cast<Label<T>>(c), factor_, o_.balance<T>(), g_loss, g_factor, g_x);
+    } else if (o_.has(kOfSigmoidFocal)) {
+      const auto add = factor_.is_square() ? &dense_focal_slopes<Square, kWantTarget, kWidth, T>
+                                           : &dense_focal_slopes<General, kWantTarget, kWidth, T>;
+      add(r.x, r.t, factor_, o_.balance<T>(), g_loss, g_factor, g_x, g_t);
     }
     if (o_.has(kOfBce))
       bce_slopes<kWantTarget, kWidth, T>(r.x, r.t, static_cast<T>(o_.smoothing),

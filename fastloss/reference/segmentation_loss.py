@@ -15,9 +15,9 @@ given). With the columns of the table written as X_c (summed over the groups but
     mcc            1 - (tp tn - fp fn) / sqrt((tp + fp)(tp + fn)(tn + fp)(tn + fn)),  each of the
                    four counts with eps added, tp = sum product, fp = sum probability - tp
 
-d is the parameter `divisor`; if that is negative: sum_c u_c target_c (cross_entropy, softmax_focal),
-valid_c (sigmoid_focal), sum_c valid_c (soft_bce), raised to `floor` so that a mean over nothing is
-0 (floor = 1e-300) or NaN (floor = 0).
+d is the parameter `divisor`; if that is negative: sum_c u_c target_c (cross_entropy and
+softmax_focal), valid_c (sigmoid_focal), sum_c valid_c (soft_bce), raised to `floor` so that a mean
+over nothing is 0 (floor = 1e-300) or NaN (floor = 0).
 
 Dice is a region term with a = b = 1/2, Jaccard with a = b = 1. Sources: as `segmentation_table`;
 Abhishek & Hamarneh arXiv 2010.13454 (Matthews correlation).
@@ -94,6 +94,13 @@ def _region(term: _Term, x: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, 
     return (term.u * loss).sum(-1) / term.u.sum(), score, below, clamped
 
 
+def _power(mean: Tensor, gamma: float) -> Tensor:
+    """mean^gamma; for gamma < 1 its derivative at 0, where the mean is least, counts as 0."""
+    if gamma >= 1:
+        return mean**gamma
+    return torch.where(mean == 0, 0.0**gamma, torch.where(mean == 0, 1, mean) ** gamma)
+
+
 def _counts(x: dict[str, Tensor], eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tp = x["product"].sum()
     fp, fn = x["probability"].sum() - tp, x["target"].sum() - tp
@@ -105,7 +112,7 @@ def _value(term: _Term, table: dict[str, Tensor], total: dict[str, Tensor]) -> T
     o, u, v = term.options, term.u, term.v
     if term.kind == "region":
         mean = _region(term, table if o["per_image"] else total)[0]
-        return (mean ** o["gamma"]).sum() / max(len(mean), 1)
+        return _power(mean, o["gamma"]).sum() / max(len(mean), 1)
     if term.kind == "mcc":
         tp, tn, fp, fn = _counts(total, o["eps"])
         return 1 - (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt()

@@ -72,6 +72,19 @@ def mmdet() -> types.SimpleNamespace:
     return namespace
 
 
+@functools.cache
+def smp() -> types.SimpleNamespace:
+    """segmentation_models_pytorch.losses 0.6.0: its public names, and `_functional`."""
+    package = _locate("segmentation-models-pytorch", "0.6.0", "segmentation_models_pytorch")
+
+    # The __init__ would import timm, torchvision and every model; losses/ imports only torch.
+    _stand_in("segmentation_models_pytorch", package)
+    losses = importlib.import_module("segmentation_models_pytorch.losses")
+    functional = sys.modules["segmentation_models_pytorch.losses._functional"]
+    public = {name: getattr(losses, name) for name in losses.__all__}
+    return types.SimpleNamespace(**public, _functional=functional)
+
+
 def _mmcv_sigmoid_focal_loss(logits, labels, gamma, alpha, weight, reduction):
     """mmcv's operator is a CUDA kernel; mmdet's own PyTorch version has the same values.
 
@@ -83,8 +96,8 @@ def _mmcv_sigmoid_focal_loss(logits, labels, gamma, alpha, weight, reduction):
     return focal.py_sigmoid_focal_loss(logits, one_hot, weight, gamma, alpha, reduction)
 
 
-def _locate(name: str, version: str) -> Path:
-    """The folder of an installed package, found without importing it."""
+def _locate(name: str, version: str, folder: str | None = None) -> Path:
+    """The folder of an installed package, found without importing it; its name if not `folder`."""
     # Last, so that nothing installed there can shadow torch or numpy.
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
@@ -95,7 +108,7 @@ def _locate(name: str, version: str) -> Path:
     found = distribution.version
     if found != version:
         raise ReferenceMissing(f"{name} {version} is mirrored, {found} is installed: {INSTALL}")
-    return Path(distribution.locate_file(name))
+    return Path(distribution.locate_file(folder or name))
 
 
 def _stand_in(name: str, path: Path | None = None, **attributes: object) -> None:

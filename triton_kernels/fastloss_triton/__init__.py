@@ -3,8 +3,11 @@
 from . import (  # noqa: F401
     bounded_iou_loss,
     box_loss,
+    cross_entropy,
     pairwise_iou,
     regression_loss,
     scale,
+    segmentation_loss,
+    segmentation_table,
     sigmoid_focal,
 )

@@ -36,7 +36,8 @@ def launch(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
     kernels wait for memory anyway.
     """
     if programs:
-        kernel[(programs,)](*args, **constants, num_warps=NUM_WARPS, enable_fp_fusion=False)
+        options = {"num_warps": NUM_WARPS, "enable_fp_fusion": False}
+        kernel[(programs,)](*args, **(options | constants))
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -306,6 +307,13 @@ def log1p_unit(e):
         y = y * z + 1 / 3
         result = 2.0 * (s + s * (z * y))
     return result
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x >= 0: the rounding of 1 + x is undone by the quotient."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
 
 
 @triton.jit

@@ -10,16 +10,9 @@ from torch import Tensor
 
 from .._library import implement
 from . import _common as common
-from ._common import load_block, load_incoming, load_operand, store_block, store_loss
+from ._common import load_block, load_incoming, load_operand, log1p, store_block, store_loss
 
 KINDS = {"l1": 0, "smooth_l1": 1, "mse": 2, "balanced_l1": 3}
-
-
-@triton.jit
-def _log1p(x):
-    """log(1 + x) for x >= 0: the rounding of 1 + x is undone by the quotient."""
-    u = 1.0 + x
-    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
 
 
 @triton.jit
@@ -37,7 +30,7 @@ def _value(
         loss = d * d
     else:
         x = GROWTH * tl.where(a < BETA, a, 0.0)
-        near = ALPHA / GROWTH * (x + 1.0) * _log1p(x / BETA) - ALPHA * a
+        near = ALPHA / GROWTH * (x + 1.0) * log1p(x / BETA) - ALPHA * a
         loss = tl.where(a < BETA, near, GAMMA * a + (GAMMA / GROWTH - ALPHA * BETA))
     return loss
 
@@ -57,7 +50,7 @@ def _derivative(
     else:
         a = tl.abs(d)
         x = GROWTH * tl.where(a < BETA, a, 0.0)
-        near = ALPHA * (_log1p(x / BETA) + (1.0 - BETA) / (x + BETA))
+        near = ALPHA * (log1p(x / BETA) + (1.0 - BETA) / (x + BETA))
         slope = sign * tl.where(a < BETA, near, GAMMA)
     return slope
 

@@ -6,7 +6,6 @@ Reduced focal losses are native; maps of values, and scores of given tensors, ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastloss import functional
+from fastloss.compat.smp.scores import soft_dice_score, soft_jaccard_score, soft_tversky_score
 
 __all__ = [
     "focal_loss_with_logits",
@@ -28,7 +28,6 @@ __all__ = [
 
 # The floor of the normaliser in the native focal terms.
 NATIVE_EPS = 1e-6
-Dims = int | Sequence[int] | None
 
 
 def to_tensor(x: Any, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -141,44 +140,6 @@ def _reduced(loss: Tensor, reduction: str) -> Tensor:
     if reduction == "mean":
         return loss.mean()
     return loss.sum() if reduction == "sum" else loss
-
-
-def soft_jaccard_score(
-    output: Tensor, target: Tensor, smooth: float = 0.0, eps: float = 1e-7, dims: Dims = None
-) -> Tensor:
-    """`soft_tversky_score` with alpha = beta = 1."""
-    return soft_tversky_score(output, target, 1.0, 1.0, smooth, eps, dims)
-
-
-def soft_dice_score(
-    output: Tensor, target: Tensor, smooth: float = 0.0, eps: float = 1e-7, dims: Dims = None
-) -> Tensor:
-    """`soft_tversky_score` with alpha = beta = 1/2."""
-    return soft_tversky_score(output, target, 0.5, 0.5, smooth, eps, dims)
-
-
-def soft_tversky_score(
-    output: Tensor,
-    target: Tensor,
-    alpha: float,
-    beta: float,
-    smooth: float = 0.0,
-    eps: float = 1e-7,
-    dims: Dims = None,
-) -> Tensor:
-    """The score of `region` over the dimensions `dims` (None: all) of two tensors of one shape.
-
-    AssertionError: the shapes differ.
-    """
-    if output.shape != target.shape:
-        raise AssertionError(
-            f"target must have the shape of output, {tuple(output.shape)}, "
-            f"got {tuple(target.shape)}"
-        )
-    output_sum, target_sum = output.sum(dims), target.sum(dims)
-    intersection = (output_sum + target_sum - (output - target).abs().sum(dims)) / 2
-    wrong = alpha * (output_sum - intersection) + beta * (target_sum - intersection)
-    return (intersection + smooth) / (intersection + wrong + smooth).clamp(min=eps)
 
 
 def wing_loss(

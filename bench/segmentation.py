@@ -1,0 +1,153 @@
+"""The workloads of label maps: losses alone, in sums, and what a further term costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from bench.inputs import Inputs, Shape, Source
+from bench.workload import Upstream, Workload
+
+# Street scenes: 19 classes, and ids of 255 for what has none. 5M logits (20 MB) are far beyond the
+# cache of one core; 159M fill a large GPU (1.3 GB for logits and gradient).
+_MAPS = MappingProxyType({"small": (4, 19, 256, 256), "large": (32, 19, 512, 512)})
+# One object against the background: 4M and 67M logits.
+_MASKS = MappingProxyType({"small": (16, 1, 512, 512), "large": (64, 1, 1024, 1024)})
+IGNORED = 255
+_BLOCK = 16  # pixels: objects are connected, so that neighbours mostly have the same class
+
+
+def class_maps(source: Source, shape: Shape) -> Inputs:
+    """Logits (N, C, H, W) of a network that is right on three pixels of four; class ids, of which
+    one in twenty is ignored."""
+    images, classes, *area = shape
+    labels = _blocks(source, images, classes, *area)
+    logits = source.normal(*shape, std=1.5).scatter_add_(
+        1, labels[:, None], torch.full_like(labels, 4, dtype=torch.float32)[:, None]
+    )
+    labels.masked_fill_(source.uniform(images, *area) < 0.05, IGNORED)
+    return Inputs((logits, labels))
+
+
+def masks(source: Source, shape: Shape) -> Inputs:
+    """Logits and a mask of zeros and ones, both (N, 1, H, W), as float32."""
+    images, _, *area = shape
+    target = _blocks(source, images, 2, *area)[:, None].float()
+    return Inputs((source.normal(*shape, std=1.5).add_(4 * target - 2), target))
+
+
+def _blocks(source: Source, images: int, classes: int, height: int, width: int) -> torch.Tensor:
+    """Class ids (N, H, W) that change from block to block alone."""
+    area = (-(-height // _BLOCK), -(-width // _BLOCK))
+    ids = torch.randint(classes, (images, *area), generator=source.generator, device=source.device)
+    ids = ids.repeat_interleave(_BLOCK, 1).repeat_interleave(_BLOCK, 2)
+    return ids[:, :height, :width].contiguous()
+
+
+def _workload(
+    name: str,
+    call: str,
+    options: Mapping[str, Any],
+    reason: str,
+    upstream: tuple[Upstream, ...] = (),
+    **others: Any,
+) -> Workload:
+    settings = {"make_inputs": class_maps, "sizes": _MAPS, "suite": "segmentation"} | others
+    return Workload(
+        name=name,
+        stem="segmentation",
+        call=call,
+        options=options,
+        reason=reason,
+        upstream=upstream,
+        reduces=False,
+        reads=2,
+        **settings,
+    )
+
+
+def _sum(name: str, terms: Mapping[str, Any], *rest: Any, **others: Any) -> Workload:
+    options = {"terms": terms, "ignore_index": IGNORED}
+    return _workload(name, "segmentation_loss", options, *rest, **others)
+
+
+def _smp(name: str) -> Upstream:
+    return Upstream("smp", name, {"mode": "multiclass", "ignore_index": IGNORED})
+
+
+def _torch(**options: Any) -> Upstream:
+    return Upstream("torch", "CrossEntropyLoss", {"ignore_index": IGNORED, **options})
+
+
+_SMOOTHED = {"label_smoothing": 0.1}
+
+LOSSES = (
+    _workload(
+        "ce2d_ls",
+        "cross_entropy",
+        {"ignore_index": IGNORED, **_SMOOTHED},
+        "cross entropy with label smoothing",
+        (_torch(**_SMOOTHED),),
+    ),
+    _sum(
+        "focal_mc",
+        {"sigmoid_focal": 1.0},
+        "focal loss of every class against the rest",
+        (_smp("FocalLoss"),),
+    ),
+    _sum("dice_mc", {"dice": 1.0}, "Dice loss of every class", (_smp("DiceLoss"),)),
+    _sum(
+        "sum2.ce_dice",
+        {"cross_entropy": 1.0, "dice": 1.0},
+        "cross entropy and Dice in one call",
+        (_torch(), _smp("DiceLoss")),
+    ),
+    _sum(
+        "sum3.ce_focal_dice",
+        {"cross_entropy": _SMOOTHED, "sigmoid_focal": 1.0, "dice": 1.0},
+        "the first three in one call",
+        (_torch(**_SMOOTHED), _smp("FocalLoss"), _smp("DiceLoss")),
+    ),
+    _workload(
+        "sum2.bce_dice",
+        "segmentation_loss",
+        {"terms": {"soft_bce": 1.0, "dice": 1.0}, "mode": "binary"},
+        "one object against the background",
+        (
+            Upstream("smp", "SoftBCEWithLogitsLoss"),
+            Upstream("smp", "DiceLoss", {"mode": "binary"}),
+        ),
+        make_inputs=masks,
+        sizes=_MASKS,
+        # smp sums |p - t| with torch.linalg.vector_norm, which on a CPU adds 4M float32 numbers one
+        # by one and errs by 1e-3; fastloss errs by 1e-7.
+        tolerance=5e-3,
+    ),
+)
+
+# What a term costs that joins the others: their sum with it less their sum without it.
+TERMS = ("cross_entropy", "softmax_focal", "sigmoid_focal", "dice")
+ALL = "all"
+
+
+def alone(term: str) -> str:
+    return f"{term}.alone"
+
+
+def without(term: str) -> str:
+    return f"{ALL}.without_{term}"
+
+
+def _terms() -> Iterator[Workload]:
+    more = {"suite": "segmentation_terms", "group": "terms"}
+    yield _sum(ALL, dict.fromkeys(TERMS, 1.0), "the sum of four terms", **more)
+    for term in TERMS:
+        others = {name: 1.0 for name in TERMS if name != term}
+        yield _sum(without(term), others, f"the sum without {term}", **more)
+        yield _sum(alone(term), {term: 1.0}, f"{term} alone", **more)
+
+
+WORKLOADS = (*LOSSES, *_terms())

@@ -1,0 +1,151 @@
+"""Lovász losses: errors, labels out of range, empty inputs, modules."""
+
+import inspect
+import itertools
+
+import pytest
+import torch
+
+import fastloss
+import fastloss.functional as F
+from fastloss import losses
+from fastloss.testing import assert_matches, implementation
+
+X = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+LABELS = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+HARD = torch.randint(0, 2, (2, 4, 5), generator=torch.Generator().manual_seed(2))
+GOOD = {
+    F.lovasz_softmax: {"logits": X, "target": LABELS},
+    F.lovasz_hinge: {"logits": X[:, 0], "target": HARD},
+}
+COMMON = [
+    ({"logits": None}, TypeError, "logits must be a tensor, got NoneType"),
+    ({"logits": X.long()}, TypeError, "logits must be float16.* got torch.int64"),
+    ({"target": 1}, TypeError, "target must be a tensor, got int"),
+    ({"target": LABELS.to("meta")}, ValueError, "target must be on the device of logits, cpu"),
+    ({"target": LABELS.cfloat()}, TypeError, "target must be real"),
+    ({"target": LABELS[:, :3]}, ValueError, r"got .*\(2, 3, 5\)"),
+    ({"logits": torch.ones(())}, ValueError, r"got \(\)"),
+    ({"per_image": 1}, TypeError, "per_image must be True or False, got int"),
+    ({"ignore_index": 255.0}, TypeError, "ignore_index must be an integer or None, got float"),
+    ({"ignore_index": True}, TypeError, "ignore_index must be an integer or None, got bool"),
+    ({"reduction": "avg"}, ValueError, "one of 'none', 'mean', 'sum', got 'avg'"),
+]
+SPECIAL = {
+    F.lovasz_softmax: [
+        ({"logits": X[:, 0, 0, 0]}, ValueError, r"\(N, C, \*\) .*, got \(2,\)"),
+        ({"logits": X[:, :0]}, ValueError, r"at least one class, got \(2, 0, 4, 5\)"),
+        ({"target": LABELS.float()}, TypeError, "integer dtype, got torch.float32"),
+        ({"target": LABELS.bool()}, TypeError, "integer dtype, got torch.bool"),
+        ({"target": LABELS[:, None]}, ValueError, r"\(2, 4, 5\), got \(2, 1, 4, 5\)"),
+        ({"classes": "some"}, ValueError, "classes must be one of 'present', 'all', got 'some'"),
+        ({"classes": None}, TypeError, 'classes must be "present", "all" or class .* NoneType'),
+        ({"classes": [0, 3]}, ValueError, r"classes must be class indices in \[0, 2\], got 3"),
+        ({"classes": [-1]}, ValueError, r"in \[0, 2\], got -1"),
+        ({"classes": [1.0]}, ValueError, r"in \[0, 2\], got 1.0"),
+        ({"classes": []}, ValueError, "classes must not be empty"),
+        ({"from_logits": None}, TypeError, "from_logits must be True or False, got NoneType"),
+        ({"strict": 0}, TypeError, "strict must be True or False, got int"),
+    ],
+    F.lovasz_hinge: [
+        ({"logits": X}, ValueError, r"target likewise, got \(2, 3, 4, 5\) and \(2, 4, 5\)"),
+        ({"target": HARD[:, :1]}, ValueError, r"got \(2, 4, 5\) and \(2, 1, 5\)"),
+    ],
+}
+CASES = [(f, *row) for f, rows in SPECIAL.items() for row in (*COMMON, *rows)]
+
+
+@pytest.mark.parametrize(
+    "function,changes,error,message", CASES, ids=[f"{f.__name__}-{[*c]}" for f, c, *_ in CASES]
+)
+def test_error(function, changes, error, message):
+    assert function(**GOOD[function]).isfinite()
+    with pytest.raises(error, match=message):
+        function(**{**GOOD[function], **changes})
+
+
+@pytest.mark.parametrize("backend", ("auto", "reference"))
+@pytest.mark.parametrize("bad", (3, -1, 255, 2**40))
+def test_label_out_of_range(bad, backend):
+    target = LABELS.clone()
+    target[1, 0, 2] = bad
+    with fastloss.backend(backend):
+        with pytest.raises(IndexError, match=rf"\[0, 2\]; got {bad} at index 22"):
+            F.lovasz_softmax(X, target)
+        assert F.lovasz_softmax(X, target, ignore_index=bad).isfinite()
+        assert F.lovasz_softmax(X, target, strict=False).isfinite()
+    with implementation("reference"):  # as a kernel that cannot raise
+        values = F.lovasz_softmax(X, target, per_image=True, reduction="none")
+    assert values[0].isfinite() and values[1].isnan()
+
+
+@pytest.mark.parametrize("shape", ((0, 3, 4), (2, 3, 0), (0, 3)), ids=str)
+@pytest.mark.parametrize("reduction", ("none", "mean", "sum"))
+@pytest.mark.parametrize("per_image", (False, True))
+def test_empty(per_image, reduction, shape):
+    """0, connected to the graph."""
+    x = torch.zeros(shape, requires_grad=True)
+    options = {"per_image": per_image, "reduction": reduction}
+    for value in (
+        F.lovasz_softmax(x, torch.zeros(shape[:1] + shape[2:]).long(), **options),
+        F.lovasz_hinge(x, torch.zeros(shape), **options),
+    ):
+        count = shape[0] if per_image else 1
+        assert value.shape == ((count,) if reduction == "none" else ()) and not value.any()
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert gradient.shape == x.shape and not gradient.any()
+
+
+def test_shapes_of_hinge():
+    x = X[:, 0]
+    expected = F.lovasz_hinge(x, HARD)
+    pairs = [(a, b) for a in (x, x[:, None]) for b in (HARD, HARD[:, None])]
+    assert all(F.lovasz_hinge(a, b) == expected for a, b in pairs)
+    assert F.lovasz_hinge(x[:, 0, 0], HARD[:, 0, 0]).isfinite()
+    one_row = x[:, :1], HARD[:, None, :1]  # its height is no channel
+    assert F.lovasz_hinge(*one_row) == F.lovasz_hinge(x[:, 0], HARD[:, 0])
+
+
+@pytest.mark.parametrize("dtype", (torch.uint8, torch.int16, torch.bool, torch.float16), ids=str)
+def test_dtypes_of_the_target(dtype):
+    """A small integer type that does not hold ignore_index, too."""
+    value = F.lovasz_hinge(X[:, 0], HARD.to(dtype), ignore_index=-255)
+    assert value == F.lovasz_hinge(X[:, 0], HARD)
+    if dtype in (torch.uint8, torch.int16):
+        assert F.lovasz_softmax(X, LABELS.to(dtype), ignore_index=-255) == F.lovasz_softmax(
+            X, LABELS
+        )
+
+
+def test_channels_last_gradient_has_the_layout_of_the_logits():
+    x = X.contiguous(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.lovasz_softmax(x, LABELS, per_image=True), x)
+    assert gradient.stride() == x.stride()
+
+
+OPTIONS = {
+    losses.LovaszSoftmaxLoss: {
+        "classes": ("all", [2, 0]), "per_image": (True,), "ignore_index": (1,),
+        "from_logits": (False,), "strict": (False,), "reduction": ("sum", "none"),
+    },
+    losses.LovaszHingeLoss: {
+        "per_image": (True,), "ignore_index": (1,), "reduction": ("sum", "none"),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", OPTIONS)
+def test_modules(module):
+    """Same names and defaults as the function, and every option counts."""
+    function, options = module.function, OPTIONS[module]
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert {p.name: p.default for p in inspect.signature(module).parameters.values()} == defaults
+    inputs = GOOD[function].values()
+    for values in itertools.product(*options.values()):
+        chosen = dict(zip(options, values))
+        loss = module()
+        for name, value in chosen.items():
+            setattr(loss, name, value)
+        assert_matches(loss(*inputs), function(*inputs, **chosen).double())
+        assert repr(loss) == repr(module(**chosen))

@@ -1,0 +1,102 @@
+"""A call reads the logits once forward and once backward, and writes their gradient once."""
+
+import pytest
+import torch
+
+import fastloss
+import fastloss.functional as F
+
+ONE = {"dice": 1.0}
+FOUR = {"cross_entropy": 0.5, "dice": {"weight": 0.7, "log": True}, "sigmoid_focal": 2.0}
+FOUR["softmax_focal"] = 0.3
+CLASSES = 5
+
+kernels = pytest.mark.skipif(
+    fastloss.backends()["segmentation_table"]["cpu"] != "C++", reason="counts what C++ reads"
+)
+
+
+def cross_entropy(x, target, terms):
+    return F.cross_entropy(x, target, reduction=terms)
+
+
+def whole(x, target, terms):
+    return F.segmentation_loss(x, target, terms=terms)[0]
+
+
+def with_metrics(x, target, terms):
+    return F.segmentation_loss(x, target, terms=terms, metrics=True, ignore_index=1)[0]
+
+
+def dense(x, target, terms):
+    hot = torch.nn.functional.one_hot(target, CLASSES).movedim(-1, 1).to(torch.uint8)
+    terms = {name: terms[name] for name in terms if name in ("dice", "sigmoid_focal")}
+    return F.segmentation_loss(x, hot, terms=terms, mode="multilabel")[0]
+
+
+CALLS = [(whole, ONE), (whole, FOUR), (with_metrics, FOUR), (dense, ONE), (dense, FOUR)]
+CALLS += [(cross_entropy, reduction) for reduction in ("none", "mean")]
+
+
+@kernels
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("function,terms", CALLS, ids=[f"{f.__name__}-{len(t)}" for f, t in CALLS])
+def test_one_read_forward_and_one_read_and_write_backward(function, terms, dtype, layout):
+    # More than one chunk, and a last tile that is not full.
+    x = torch.randn(2, CLASSES, 97, 101).to(dtype, memory_format=layout).requires_grad_()
+    target = torch.randint(0, CLASSES, (2, 97, 101))
+    size = x.numel() * x.element_size()
+    traffic = torch.ops.fastloss._traffic
+    traffic()
+    loss = function(x, target, terms)
+    assert traffic() == [size, 0]
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    assert traffic() == [size, size]
+    assert gradient.stride() == x.stride()
+
+
+@kernels
+def test_counts_can_tell():
+    """Two calls read twice."""
+    x, target = torch.randn(2, CLASSES, 40), torch.randint(0, CLASSES, (2, 40))
+    torch.ops.fastloss._traffic()
+    for _ in range(2):
+        whole(x, target, ONE)
+    assert torch.ops.fastloss._traffic() == [2 * x.numel() * 4, 0]
+
+
+@pytest.mark.parametrize("function,terms", CALLS, ids=[f"{f.__name__}-{len(t)}" for f, t in CALLS])
+def test_one_op_reads_the_logits_and_the_only_large_result_is_the_gradient(function, terms):
+    """No tensor of the size of the logits is made on the way, by fastloss or by torch."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Large(TorchDispatchMode):
+        """The ops that read the logits or make tensors of their size."""
+
+        def __init__(self):
+            super().__init__()
+            self.read, self.made = [], []
+
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            result = op(*args, **(kwargs or {}))
+            inputs = [a for a in args if isinstance(a, torch.Tensor)]
+            start = x.untyped_storage().data_ptr()
+            if op.namespace == "fastloss" and any(
+                a.untyped_storage().data_ptr() == start for a in inputs
+            ):
+                self.read.append(op.name())
+            known = {a.untyped_storage().data_ptr() for a in inputs}
+            for r in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(r, torch.Tensor) and r.is_floating_point():
+                    if r.numel() >= x.numel() and r.untyped_storage().data_ptr() not in known:
+                        self.made.append(op.name())
+            return result
+
+    x = torch.randn(2, CLASSES, 9, 11, requires_grad=True)
+    target = torch.randint(0, CLASSES, (2, 9, 11))
+    with Large() as seen:
+        loss = function(x, target, terms).sum()
+        assert len(seen.read) == 1 and not seen.made
+        torch.autograd.grad(loss, x)
+    assert len(seen.read) == 2 and seen.made == seen.read[1:]
