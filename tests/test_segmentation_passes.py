@@ -100,3 +100,42 @@ def test_one_op_reads_the_logits_and_the_only_large_result_is_the_gradient(funct
         assert len(seen.read) == 1 and not seen.made
         torch.autograd.grad(loss, x)
     assert len(seen.read) == 2 and seen.made == seen.read[1:]
+
+
+class Counter:
+    """Elements of a tensor that Triton's interpreter loaded."""
+
+    def __init__(self, monkeypatch, x):
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        self.start, self.end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
+        self.loaded = 0
+        load = InterpreterBuilder.create_masked_load
+
+        def counting(builder, ptrs, mask, *args):
+            inside = (ptrs.data >= self.start) & (ptrs.data < self.end) & mask.data
+            self.loaded += int(inside.sum())
+            return load(builder, ptrs, mask, *args)
+
+        monkeypatch.setattr(InterpreterBuilder, "create_masked_load", counting)
+
+    def take(self):
+        count, self.loaded = self.loaded, 0
+        return count
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles for the GPU here")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
+@pytest.mark.parametrize("function,terms", CALLS, ids=[f"{f.__name__}-{len(t)}" for f, t in CALLS])
+def test_triton_loads_every_logit_once(function, terms, layout, triton_kernels, monkeypatch):
+    from fastloss.testing import implementation
+
+    x = torch.randn(2, CLASSES, 7, 11).to(memory_format=layout).requires_grad_()
+    target = torch.randint(0, CLASSES, (2, 7, 11))
+    counter = Counter(monkeypatch, x)
+    with implementation("triton"):
+        loss = function(x, target, terms).sum()
+        assert counter.take() == x.numel()
+        torch.autograd.grad(loss, x)
+        assert counter.take() == x.numel()

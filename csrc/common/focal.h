@@ -23,6 +23,8 @@ template <typename T>
 struct Logit {
   T x, p, q, softplus_tail;  // q = 1 - p without cancellation; softplus_tail = log(1 + exp(-|x|))
 
+  FASTLOSS_FN Logit(T x, T p, T q, T softplus_tail)
+      : x(x), p(p), q(q), softplus_tail(softplus_tail) {}
   FASTLOSS_FN explicit Logit(T logit) : x(logit) {
     const T e = exp_nonpositive(-abs_(x));
     const T r = inverse_1p(e);

@@ -56,10 +56,9 @@ template <typename T>
 struct SoftTarget {
   T b, m, pt, b_x;
 
-  FASTLOSS_FN SoftTarget(T x, T t) {
-    const Logit<T> in(x);
-    const T positive = t * (max_(-x, T(0)) + in.softplus_tail);
-    const T negative = (T(1) - t) * (max_(x, T(0)) + in.softplus_tail);
+  FASTLOSS_FN SoftTarget(const Logit<T>& in, T t) {
+    const T positive = t * (max_(-in.x, T(0)) + in.softplus_tail);
+    const T negative = (T(1) - t) * (max_(in.x, T(0)) + in.softplus_tail);
     b = (t == T(0) ? T(0) : positive) + (t == T(1) ? T(0) : negative);
     m = one_minus_exp(b), pt = exp_nonpositive(-b), b_x = in.residual(t);
   }

@@ -96,6 +96,11 @@ class Planes {
   void* data_;
 };
 
+inline bool is_float(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+         type == ScalarType::BFloat16;
+}
+
 template <typename F>
 void dispatch_any(ScalarType type, const F& f) {
   switch (type) {
@@ -114,6 +119,11 @@ void dispatch_any(ScalarType type, const F& f) {
     default:
       return dispatch_float(type, f);
   }
+}
+
+template <typename V, typename T>
+FASTLOSS_SIMD void convert_row(const V* __restrict data, int64_t count, T* __restrict out) {
+  for (int64_t j = 0; j < count; ++j) out[j] = static_cast<T>(data[j]);
 }
 
 // The target: class indices (N, P) or dense values (N, C, P).
@@ -157,11 +167,14 @@ class PixelTarget {
     dispatch_any(type_, [&](auto sample) {
       const auto* data = static_cast<const decltype(sample)*>(data_) + n * strides_[0] +
                          c * strides_[1] + p * strides_[2];
-      for (int64_t j = 0; j < count; ++j) {
-        const auto value = data[j * strides_[2]];
-        out[j] = static_cast<T>(value);
-        label[j] = ignore_index_ && is_ignored(value) ? -1 : 0;
-      }
+      const int64_t stride = strides_[2];
+      if (stride == 1)
+        convert_row(data, count, out);
+      else
+        for (int64_t j = 0; j < count; ++j) out[j] = static_cast<T>(data[j * stride]);
+      std::fill(label, label + count, Label<T>(0));
+      for (int64_t j = 0; ignore_index_ && j < count; ++j)
+        if (is_ignored(data[j * stride])) label[j] = -1;
     });
     std::fill(out + count, out + width, T(0));
     std::fill(label + count, label + width, Label<T>(-1));

@@ -80,21 +80,23 @@ FASTLOSS_SIMD void index_focal_row(const T* __restrict x, const Label<T>* __rest
 
 // Focal losses of a row against a dense target, and their factors.
 template <typename Power, int64_t kWidth, typename T>
-FASTLOSS_SIMD void dense_focal_row(const T* __restrict x, const T* __restrict t, FocalFactor<T> f,
-                                   Balance<T> balance, T* __restrict factor, T* __restrict loss) {
+FASTLOSS_SIMD void dense_focal_row(const T* __restrict x, const Sigmoids<kWidth, T>& sigmoids,
+                                   const T* __restrict t, FocalFactor<T> f, Balance<T> balance,
+                                   T* __restrict factor, T* __restrict loss) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
-    const SoftTarget<T> in(x[j], t[j]);
+    const SoftTarget<T> in(sigmoids.at(x, j), t[j]);
     const auto term = focal_term<Power>(in.b, in.m, in.pt, f);
     factor[j] = term.factor, loss[j] = balance.at(t[j]) * term.loss;
   }
 }
 template <int64_t kWidth, typename T>
-FASTLOSS_SIMD void bce_row(const T* __restrict x, const T* __restrict t, T smoothing,
-                           T* __restrict positive, T* __restrict negative) {
+FASTLOSS_SIMD void bce_row(const T* __restrict x, const Sigmoids<kWidth, T>& sigmoids,
+                           const T* __restrict t, T smoothing, T* __restrict positive,
+                           T* __restrict negative) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
-    const Logit<T> in(x[j]);
+    const Logit<T> in = sigmoids.at(x, j);
     const T smooth = t[j] + smoothing * (T(1) - T(2) * t[j]);
     const T pos = smooth * (max_(-in.x, T(0)) + in.softplus_tail);
     const T neg = (T(1) - smooth) * (max_(in.x, T(0)) + in.softplus_tail);
@@ -102,12 +104,6 @@ FASTLOSS_SIMD void bce_row(const T* __restrict x, const T* __restrict t, T smoot
     negative[j] = smooth == T(1) ? T(0) : neg;
   }
 }
-template <int64_t kWidth, typename T>
-FASTLOSS_SIMD void sigmoid_row(const T* __restrict x, T* __restrict p) {
-#pragma GCC ivdep
-  for (int64_t j = 0; j < kWidth; ++j) p[j] = Logit<T>(x[j]).p;
-}
-
 // lanes += the valid ones of v, of v * t, of min(v, t), of [v > 1/2], of [v > 1/2 and t > 1/2].
 enum class Sum { kValue, kProduct, kMinimum, kAboveHalf, kBothAboveHalf };
 template <Sum kSum, int64_t kWidth, typename T>
@@ -259,12 +255,10 @@ class TableKernel {
     };
     constexpr std::integral_constant<Sum, Sum::kValue> value;
     alignas(64) T a[kWidth], b[kWidth];
+    Sigmoids<kWidth, T> sigmoids;
+    if (o_.uses_sigmoid()) sigmoids_of<kWidth, T>(r.x, &sigmoids);
     if (!o_.softmax) {
-      const T* p = r.x;
-      if (o_.sigmoid && o_.has(kOfProbability | kOfPrediction)) {
-        sigmoid_row<kWidth, T>(r.x, a);
-        p = a;
-      }
+      const T* p = o_.sigmoid ? sigmoids.p : r.x;
       add(value, kProbability, p);
       add(std::integral_constant<Sum, Sum::kMinimum>{}, kOverlap, p);
       add(std::integral_constant<Sum, Sum::kProduct>{}, kProduct, p);
@@ -284,12 +278,12 @@ class TableKernel {
     } else if (o_.has(kOfSigmoidFocal)) {
       const auto run = factor_.is_square() ? &dense_focal_row<Square, kWidth, T>
                                            : &dense_focal_row<General, kWidth, T>;
-      run(r.x, r.t, factor_, o_.balance<T>(), a, b);
+      run(r.x, sigmoids, r.t, factor_, o_.balance<T>(), a, b);
       add(value, kSigmoidFocalTerm, a);
       add(value, kSigmoidFocal, b);
     }
     if (o_.has(kOfBce)) {
-      bce_row<kWidth, T>(r.x, r.t, static_cast<T>(o_.smoothing), a, b);
+      bce_row<kWidth, T>(r.x, sigmoids, r.t, static_cast<T>(o_.smoothing), a, b);
       add(value, kBcePositive, a);
       add(value, kBceNegative, b);
     }

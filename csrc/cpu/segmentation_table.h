@@ -81,6 +81,11 @@ struct TableOptions {
   }
   // Whether class indices have to be made dense for it.
   bool uses_one_hot() const { return index && (has(kOfBce) || (!softmax && has(kOfProbability))); }
+  // Whether sigmoids of whole rows are used; focal losses of class indices make their own.
+  bool uses_sigmoid() const {
+    return has(kOfBce) || (!index && has(kOfSigmoidFocal)) ||
+           (sigmoid && has(kOfProbability | kOfPrediction));
+  }
 };
 
 // One row of a tile: a class of 256 or 32 pixels.
@@ -90,6 +95,22 @@ struct Row {
   const T* t;             // the target; for class indices 0 or 1, if that is used
   const Label<T>* label;  // negative where ignored
 };
+
+// The sigmoids of a row and what comes with them.
+template <int64_t kWidth, typename T>
+struct Sigmoids {
+  alignas(64) T p[kWidth], q[kWidth], tail[kWidth];
+
+  FASTLOSS_FN Logit<T> at(const T* x, int64_t j) const { return {x[j], p[j], q[j], tail[j]}; }
+};
+template <int64_t kWidth, typename T>
+FASTLOSS_SIMD void sigmoids_of(const T* __restrict x, Sigmoids<kWidth, T>* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth; ++j) {
+    const Logit<T> in(x[j]);
+    out->p[j] = in.p, out->q[j] = in.q, out->tail[j] = in.softplus_tail;
+  }
+}
 
 // t of class c from labels.
 template <int64_t kWidth, typename T>

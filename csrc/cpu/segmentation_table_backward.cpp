@@ -70,14 +70,14 @@ struct Slopes {
 };
 
 template <bool kSigmoid, bool kWantTarget, int64_t kWidth, typename T>
-FASTLOSS_SIMD void probability_slopes(const T* __restrict x, const T* __restrict t, T g_value,
-                                      T g_minimum, T g_product, T* __restrict g_x,
-                                      T* __restrict g_t) {
+FASTLOSS_SIMD void probability_slopes(const T* __restrict x, const Sigmoids<kWidth, T>& sigmoids,
+                                      const T* __restrict t, T g_value, T g_minimum, T g_product,
+                                      T* __restrict g_x, T* __restrict g_t) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     T p = x[j], slope = T(1);
     if constexpr (kSigmoid) {
-      const Logit<T> in(x[j]);
+      const Logit<T> in = sigmoids.at(x, j);
       p = in.p, slope = in.dp();
     }
     g_x[j] += slope * (g_value + g_minimum * lower(p, t[j]) + g_product * t[j]);
@@ -102,12 +102,12 @@ FASTLOSS_SIMD void index_focal_slopes(const T* __restrict x, const Label<T>* __r
 }
 
 template <typename Power, bool kWantTarget, int64_t kWidth, typename T>
-FASTLOSS_SIMD void dense_focal_slopes(const T* __restrict x, const T* __restrict t,
-                                      FocalFactor<T> f, Balance<T> balance, T g_loss, T g_factor,
-                                      T* __restrict g_x, T* __restrict g_t) {
+FASTLOSS_SIMD void dense_focal_slopes(const T* __restrict x, const Sigmoids<kWidth, T>& sigmoids,
+                                      const T* __restrict t, FocalFactor<T> f, Balance<T> balance,
+                                      T g_loss, T g_factor, T* __restrict g_x, T* __restrict g_t) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
-    const SoftTarget<T> in(x[j], t[j]);
+    const SoftTarget<T> in(sigmoids.at(x, j), t[j]);
     const auto term = focal_term<Power>(in.b, in.m, in.pt, f);
     const T g_b = g_loss * balance.at(t[j]) * term.loss_slope + g_factor * term.factor_slope;
     g_x[j] += g_b * in.b_x;
@@ -117,11 +117,12 @@ FASTLOSS_SIMD void dense_focal_slopes(const T* __restrict x, const T* __restrict
 }
 
 template <bool kWantTarget, int64_t kWidth, typename T>
-FASTLOSS_SIMD void bce_slopes(const T* __restrict x, const T* __restrict t, T smoothing,
-                              T g_positive, T g_negative, T* __restrict g_x, T* __restrict g_t) {
+FASTLOSS_SIMD void bce_slopes(const T* __restrict x, const Sigmoids<kWidth, T>& sigmoids,
+                              const T* __restrict t, T smoothing, T g_positive, T g_negative,
+                              T* __restrict g_x, T* __restrict g_t) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
-    const Logit<T> in(x[j]);
+    const Logit<T> in = sigmoids.at(x, j);
     const T smooth = t[j] + smoothing * (T(1) - T(2) * t[j]);
     g_x[j] += g_negative * (T(1) - smooth) * in.p - g_positive * smooth * in.q;
     if constexpr (kWantTarget)
@@ -252,10 +253,13 @@ class GradientKernel {
 
   template <bool kWantTarget, int64_t kWidth>
   void row(const Row<kWidth, T>& r, int64_t c, const Coefficients<T>& g, T* g_x, T* g_t) const {
+    Sigmoids<kWidth, T> sigmoids;
+    if (o_.uses_sigmoid()) sigmoids_of<kWidth, T>(r.x, &sigmoids);
     if (!o_.softmax && o_.has(kOfProbability)) {
       const auto add = o_.sigmoid ? &probability_slopes<true, kWantTarget, kWidth, T>
                                   : &probability_slopes<false, kWantTarget, kWidth, T>;
-      add(r.x, r.t, g.of[kProbability][c], g.of[kOverlap][c], g.of[kProduct][c], g_x, g_t);
+      add(r.x, sigmoids, r.t, g.of[kProbability][c], g.of[kOverlap][c], g.of[kProduct][c], g_x,
+          g_t);
     }
     const T g_loss = g.of[kSigmoidFocal][c], g_factor = g.of[kSigmoidFocalTerm][c];
     if (o_.has(kOfSigmoidFocal) && o_.index) {
@@ -265,10 +269,10 @@ class GradientKernel {
     } else if (o_.has(kOfSigmoidFocal)) {
       const auto add = factor_.is_square() ? &dense_focal_slopes<Square, kWantTarget, kWidth, T>
                                            : &dense_focal_slopes<General, kWantTarget, kWidth, T>;
-      add(r.x, r.t, factor_, o_.balance<T>(), g_loss, g_factor, g_x, g_t);
+      add(r.x, sigmoids, r.t, factor_, o_.balance<T>(), g_loss, g_factor, g_x, g_t);
     }
     if (o_.has(kOfBce))
-      bce_slopes<kWantTarget, kWidth, T>(r.x, r.t, static_cast<T>(o_.smoothing),
+      bce_slopes<kWantTarget, kWidth, T>(r.x, sigmoids, r.t, static_cast<T>(o_.smoothing),
                                          g.of[kBcePositive][c], g.of[kBceNegative][c], g_x, g_t);
   }
 
@@ -288,7 +292,7 @@ std::tuple<Tensor, Tensor> segmentation_table_backward(
   const PixelTarget t(logits, target, ignore_index, false);
   const TableOptions o(statistics, activation, t.is_index, softmax_gamma, softmax_threshold, alpha,
                        gamma, threshold, bce_smoothing);
-  const bool of_target = (needs & 2) && !t.is_index && target.scalar_type() != ScalarType::Long;
+  const bool of_target = (needs & 2) && !t.is_index && is_float(target.scalar_type());
   const Tensor nothing = torch::stable::new_empty(logits, std::vector<int64_t>{0});
   std::tuple<Tensor, Tensor> result{
       needs & 1 ? torch::stable::empty_like(logits) : nothing,

@@ -98,7 +98,7 @@ def segmentation_loss(
         false_positive, false_negative, iou, dice (C,) and accuracy (), from the class of the
         largest logit (p > 1/2 in other modes, of classes and pixels alike; targets count as
         their sum); iou and dice of a class neither there nor predicted are NaN.
-        Without valid pixels every term is 0 (`empty`). Differentiable in logits and in a
+        Without valid pixels every term is 0 (`empty`; mcc 1). Differentiable in logits and in a
         floating-point target; no host reads.
 
     Raises:

@@ -45,10 +45,11 @@ class Tiles:
         return {"CB": self.class_block, "PB": self.pixel_block, "num_warps": self.num_warps}
 
 
-def elements_per_lane(values: int, *exponents: float) -> int:
-    """As many as fit into the registers, for so many results or intermediate values of each."""
+def elements_per_lane(values: int, dense: bool, *exponents: float) -> int:
+    """As many as fit into the registers, for so many statistics of each, with factors of these
+    exponents; a dense target needs addresses and a gradient too."""
     if values > 8:
-        return 4
+        return 2 if dense else 4
     return 8 if values > 3 or not set(exponents) <= {0.0, 1.0, 2.0} else 16
 
 

@@ -163,7 +163,7 @@ def region(
             overlap, p, t = _region_columns(source, g, True, STATISTICS, GB)
             mean = power(_region_mean(overlap, p, t, u, mask, OPTIONS, AT), OPTIONS[AT + 5])
             total += tl.where(g < groups, mean, 0.0)
-        value = tl.sum(total, 0) / groups
+        value = tl.sum(total, 0) / tl.maximum(groups, 1)
     else:
         overlap, p, t = _region_columns(source, source[6], False, STATISTICS, GB)
         value = tl.sum(power(_region_mean(overlap, p, t, u, mask, OPTIONS, AT), OPTIONS[AT + 5]), 0)
@@ -183,17 +183,17 @@ def region_slopes(
     """Derivatives of a region term with respect to the overlap, probability and target of a group,
     (C) each."""
     g = group + tl.arange(0, 1)
-    overlap, p, t = _region_columns(source, g, OPTIONS[AT + 6], STATISTICS, GB)
+    overlap, p, t = _region_columns(source, g, OPTIONS[AT + 6] != 0.0, STATISTICS, GB)
     score, below, clamped = _score(overlap, p, t, OPTIONS, AT)
     slope = u[None, :] / tl.sum(u, 0) * (t > 0.0).to(tl.float64)  # of the mean to l
     if OPTIONS[AT + 6] != 0.0:
         slope /= source[4]
     if OPTIONS[AT + 5] != 1.0:
         mean = _region_mean(overlap, p, t, u, source[6] < source[5], OPTIONS, AT)[:, None]
-        if OPTIONS[AT + 5] == 0.0:
-            slope *= 0.0
-        else:  # infinite for a mean of 0 if gamma < 1
-            slope *= OPTIONS[AT + 5] * tl.exp((OPTIONS[AT + 5] - 1.0) * tl.log(mean))
+        power_slope = OPTIONS[AT + 5] * tl.exp((OPTIONS[AT + 5] - 1.0) * tl.log(mean))
+        if OPTIONS[AT + 5] < 1.0:
+            power_slope = tl.where(mean == 0.0, 0.0, power_slope)
+        slope *= power_slope
     if OPTIONS[AT + 4] != 0.0:
         slope *= (score >= OPTIONS[AT + 3]).to(tl.float64) / at_least(score, OPTIONS[AT + 3])
     g_below = slope * score / clamped * (below >= OPTIONS[AT + 3]).to(tl.float64)

@@ -95,7 +95,7 @@ def _call(
     smoothing: float, gamma: float, threshold: float | None,
 ) -> tuple[Tiles, tuple[Any, ...], tuple[int, ...], dict[str, Any]]:  # fmt: skip
     """The programs, the tensors, the numbers and the constants that both kernels take."""
-    dealt = tiles(logits, elements_per_lane(1, gamma))
+    dealt = tiles(logits, elements_per_lane(1, False, gamma))
     weight = (logits, 0) if class_weight is None else (class_weight, class_weight.stride(0))
     tensors = (logits, *strides(logits), target, *target.stride(), *weight)
     ignored = NO_IGNORE if ignore_index is None else ignore_index

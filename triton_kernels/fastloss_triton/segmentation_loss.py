@@ -54,6 +54,16 @@ def _load_weights(
     return u, v
 
 
+@triton.jit
+def _rounded(value, out):
+    """A float64 in the dtype of `out`, to the half ones by way of float32: Triton's interpreter
+    has no direct conversion to bfloat16."""
+    result = value
+    if out.dtype.element_ty != tl.float64:
+        result = value.to(tl.float32)
+    return result.to(out.dtype.element_ty)
+
+
 @_kernel
 def segmentation_loss_fwd(
     table, t_g, t_s, t_c,  # (G, S, C)
@@ -86,9 +96,9 @@ def segmentation_loss_fwd(
                 source, u, v, divisors[i], KINDS[i], OPTIONS, WIDTH * i, STATISTICS, GB
             )
         value *= weights[i].to(tl.float64, bitcast=True)
-        tl.store(out + 1 + i, value.to(out.dtype.element_ty))
+        tl.store(out + 1 + i, _rounded(value, out))
         total += value
-    tl.store(out, total.to(out.dtype.element_ty))
+    tl.store(out, _rounded(total, out))
 
 
 @_kernel

@@ -215,14 +215,15 @@ def _call(
     gamma: float, threshold: float | None, bce_smoothing: float,
 ) -> tuple[Tiles, tuple[int, ...], dict[str, Any]]:  # fmt: skip
     """The programs, the numbers and the compile-time constants that both kernels take."""
-    lane = elements_per_lane(statistics.bit_count(), softmax_gamma, gamma)
+    index = is_index(logits, target)
+    lane = elements_per_lane(statistics.bit_count(), not index, softmax_gamma, gamma)
     dealt = tiles(logits, lane)
     numbers = (NO_IGNORE if ignore_index is None else ignore_index, logits.shape[2])
     constants = {
         "STATISTICS": statistics, "ACTIVATION": ACTIVATIONS.index(activation),
         "SOFTMAX_GAMMA": softmax_gamma, "SOFTMAX_THRESHOLD": softmax_threshold, "ALPHA": alpha,
         "GAMMA": gamma, "THRESHOLD": threshold, "SMOOTHING": bce_smoothing,
-        "INDEX": is_index(logits, target), "STRICT": strict,
+        "INDEX": index, "STRICT": strict,
         "DTYPE": common.language_dtype(logits), **dealt.constants(),
     }  # fmt: skip
     return dealt, (*numbers, *dealt.sizes()), constants

@@ -6,14 +6,14 @@ from typing import Any
 
 import hypothesis.strategies as st
 from checking import Case
-from drawing import how_alike, layouts, normal, placed, seeds, wild
+from drawing import layouts, normal, placed, seeds, wild
 from drawing import with_special_values as special
 
 from fastloss.ops.segmentation_loss import _MULTICLASS_ONLY, TERMS
 from fastloss.testing import Sample
 from fastloss.testing.samples.segmentation_loss import each
 
-from .segmentation_table import VALUES, dense, images, labels, refused
+from .segmentation_table import VALUES, comparable, dense, images, labels, refused
 
 exponents = st.sampled_from((0.0, 1.0, 1.5, 2.0))
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
@@ -80,7 +80,9 @@ def _cases(draw: st.DrawFn) -> Case:
         inputs["class_weight"] = weight
     bad = index and options["strict"] and refused(inputs["target"], classes, ignored)
     sample = Sample("segmentation_loss", each, inputs, options, scale=1.0)
-    return Case(sample, draw(layouts), how_alike(is_wild) if ranged else "nothing", bad)
+    return Case(
+        sample, draw(layouts), comparable(is_wild, inputs["target"]) if ranged else "nothing", bad
+    )
 
 
 cases = _cases()
