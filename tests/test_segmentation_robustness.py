@@ -243,3 +243,23 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(tmp_path):
     *_, expected = F.segmentation_loss(x, fresh(target), **options)
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(tmp_path / f"metrics-{rank}.pt"), expected)
+
+
+def test_numbers_become_a_tensor_once():
+    """Class weights given as numbers are copied to the device at the first call, whatever the mode
+    of that call."""
+    x, target = torch.randn(2, 3, 4, requires_grad=True), torch.randint(0, 3, (2, 4))
+    weight = [0.12345, 2.0, 3.0]
+    with torch.inference_mode():
+        F.cross_entropy(x, target, class_weight=weight)
+    F.cross_entropy(x, target, class_weight=weight).backward()
+    with forbid_copies():
+        F.cross_entropy(x, target, class_weight=weight)
+        with pytest.raises(AssertionError, match="made"):
+            F.cross_entropy(x, target, class_weight=[0.5, 2.0, 3.0])
+
+
+class forbid_copies(torch.utils._python_dispatch.TorchDispatchMode):
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        assert op.name() != "aten::lift_fresh", "a tensor was made of numbers"
+        return op(*args, **(kwargs or {}))

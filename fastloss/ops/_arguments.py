@@ -68,6 +68,28 @@ def numbers(name: str, value: Sequence[float]) -> list[float]:
     return [number(f"{name}[{i}]", x) for i, x in enumerate(value)]
 
 
+_CONSTANTS: dict[tuple[tuple[float, ...], torch.device], Tensor] = {}
+
+
+def constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """`values` as a float64 tensor on the device of `like`; not to be written to.
+
+    The copy is made once: another at every call would wait for the device.
+    """
+    if torch.compiler.is_compiling():
+        return torch.tensor(values, dtype=torch.float64, device=like.device)
+    key = (tuple(values), like.device)
+    if key not in _CONSTANTS:
+        with torch.inference_mode(False):
+            tensor = torch.tensor(values, dtype=torch.float64, device=like.device)
+        if type(tensor) is not Tensor:  # of a tracer; it must not outlive it
+            return tensor
+        if len(_CONSTANTS) >= 256:
+            _CONSTANTS.clear()
+        _CONSTANTS[key] = tensor
+    return _CONSTANTS[key]
+
+
 def at_least(name: str, value: float, bound: float, *, strict: bool = False) -> float:
     """`value` as a float; raise unless it is finite and >= bound (> bound if strict)."""
     value = number(name, value)

@@ -137,7 +137,7 @@ def class_weight_of(
         return None
     classes = logits.shape[1]
     if not isinstance(weight, Tensor):
-        weight = logits.new_tensor(check.numbers(name, weight), dtype=torch.float64)
+        weight = check.constant(check.numbers(name, weight), logits)
     check.floating(name, weight)
     check.tensor_on(name, weight, "logits", logits)
     if weight.shape != (classes,):

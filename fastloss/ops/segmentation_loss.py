@@ -280,8 +280,7 @@ def _region(
         "per_image": check.flag(f'terms["{name}"]["per_image"]', o["per_image"]),
     }
     if o["classes"] is not None:
-        chosen = torch.tensor(_class_counts(name, o["classes"], logits.shape[1]))
-        chosen = chosen.to(logits.device, torch.float64, non_blocking=True)
+        chosen = check.constant(_class_counts(name, o["classes"], logits.shape[1]), logits)
         weights = chosen if weights is None else chosen * weights
     return Term("region", ("target", "probability", "overlap"), weight, options, weights)
 

@@ -279,7 +279,7 @@ def binary_cross_entropy(
         )
     if class_weight is not None:
         if not isinstance(class_weight, Tensor):
-            class_weight = logits.new_tensor(check.numbers("class_weight", class_weight))
+            class_weight = check.constant(check.numbers("class_weight", class_weight), logits)
         check.floating("class_weight", class_weight)
         check.tensor_on("class_weight", class_weight, "logits", logits)
         if class_weight.shape != logits.shape[-1:]:

@@ -1,5 +1,6 @@
 """Samples of the stem `cross_entropy`, the unreduced loss, and of its reductions."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from ...ops.cross_entropy import per_pixel
 from .sample import Sample, generator
 
 
+@functools.wraps(F.cross_entropy)
 def focal(logits: Tensor, target: Tensor, *, gamma: float, threshold: float | None) -> Tensor:
     """The unreduced softmax focal loss, which compat modules use."""
     widen = _arguments.under_autocast(logits)

@@ -1,5 +1,6 @@
 """Samples of the stems `segmentation_table` and `segmentation_loss`, which work together."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,11 +44,13 @@ MANY = {"cross_entropy": {"label_smoothing": 0.1}, "softmax_focal": 0.5, **ANY}
 COMMON = {"cross_entropy": 0.5, "dice": 0.7, "sigmoid_focal": 2.0, "jaccard": {"log": True}}
 
 
+@functools.wraps(F.segmentation_loss)
 def total(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
     """The sum of the terms."""
     return F.segmentation_loss(logits, target, **options)[0]
 
 
+@functools.wraps(F.segmentation_loss)
 def each(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
     """The sum, then every term."""
     value, values = F.segmentation_loss(logits, target, **options)
