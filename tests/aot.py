@@ -3,8 +3,8 @@
 The launches of all samples are recorded with the kernels left out. Of each kernel, formula and
 dtype a few specialisations are compiled that have between them every value of every compile-time
 constant; all of them with --every. Exit status 1 if one does not compile; or if one on the main
-path (contiguous operands, float32, float16, bfloat16) spills registers or does not load and store
-vectors, see aot_code.py.
+path (contiguous operands, float32, float16, bfloat16) spills more than a register or does not load
+and store vectors, see aot_code.py.
 """
 
 import argparse

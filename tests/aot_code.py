@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# Bytes spilled, stored and loaded: ptxas gives up one register where that lets more programs run at
+# a time; without that limit the same code needs no spill.
+ONE_REGISTER = 8
 WIDEST = 16  # bytes that a lane can load or store at once
 GATHERS = ("divsi", "divui", "remsi", "remui", "select", "load")
 QUOTIENTS = ("scalar divsi", "scalar remsi")
@@ -107,7 +110,7 @@ def analyse(asm: dict[str, str], log: str, shared: int, num_warps: int, names: l
     if registers is None or not spills:
         raise ValueError(f"no registers and spills in what ptxas printed: {log!r}")
     spilled = sum(map(int, spills))
-    wrong = [f"{spilled} bytes spilled"] if spilled else []
+    wrong = [f"{spilled} bytes spilled"] if spilled > ONE_REGISTER else []
     intended: dict[tuple[str, int], int] = {}
     for kind, argument, together in _intended(asm["ttir"], 32 * num_warps):
         intended[kind, argument] = max(together, intended.get((kind, argument), 0))

@@ -18,8 +18,8 @@ and a target stand registers per thread and bytes of shared memory per program, 
 forms of the call (weighted or not, reduced or not, which gradients). *Loads* and *stores* are the
 bytes that one instruction moves for a lane, each width that occurs: 16, or less where the
 consecutive elements of a lane are fewer. *Spilled* are bytes stored and loaded because registers
-ran out. *Wrong* are those, and narrower accesses; `python tests/aot.py` fails where anything stands
-there.
+ran out. *Wrong* are more of those than one register, and narrower accesses; `python tests/aot.py`
+fails where anything stands there.
 """
 MAIN = [TYPES[dtype] for dtype in DTYPES if TYPES[dtype] != "fp64"]
 
