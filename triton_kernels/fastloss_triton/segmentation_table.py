@@ -127,14 +127,14 @@ def segmentation_table_bwd(
         p = start + tl.arange(0, PB)
         x = load_tile(logits + n * x_n, c, p, x_c, x_p, classes, pixels, DTYPE)
         t, valid, label, inside = load_target(
-            target + n * t_n, p, t_c, t_p, c, ignore_index, classes, pixels, INDEX, STRICT, DTYPE
+            target + n * t_n, p, t_c, t_p, c, ignore_index, classes, pixels, INDEX, False, DTYPE
         )
-        if INDEX and STRICT:
-            x = tl.where(inside[None, :], x, float("nan"))
         g_x, g_t = _gradient(
             x, t, label, inside, c, grad, g_s, g_c, classes, STATISTICS, ACTIVATION,
             SOFTMAX_GAMMA, SOFTMAX_THRESHOLD, ALPHA, GAMMA, THRESHOLD, SMOOTHING, INDEX, DTYPE,
         )  # fmt: skip
+        if INDEX and STRICT:
+            g_x = tl.where(inside[None, :], g_x, float("nan"))
         mask = (c < classes)[:, None] & (p < pixels)[None, :]
         column = c.to(tl.int64)[:, None]
         if NEEDS & 1:
