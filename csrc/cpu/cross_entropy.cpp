@@ -29,12 +29,6 @@ struct PixelLoss {
   }
 };
 
-template <int64_t kWidth, typename T>
-FASTLOSS_SIMD void softmax_of(const T* x, int64_t stride, int64_t classes, T* exponentials,
-                              Softmax<kWidth, T>* softmax) {
-  softmax->compute(x, stride, classes, exponentials);
-}
-
 // out = w (1 - s) f(nll) nll, or its derivative by nll.
 template <typename Power, bool kSlope, int64_t kWidth, typename T>
 FASTLOSS_SIMD void label_part(const T* __restrict nll, const T* __restrict weight, T kept,

@@ -257,32 +257,52 @@ FASTLOSS_FN void add_row(double* __restrict lanes, const F& f) {
   for (int64_t l = 0; l < kSumLanes; ++l) lanes[l] += static_cast<double>(sums[l]);
 }
 
-// The softmax of a tile. `exponentials` are rows of kWidth.
+// The softmax of a tile: of every pixel the largest logit, the sum of exp(x - peak), its inverse,
+// and ln sum exp(x).
 template <int64_t kWidth, typename T>
 struct Softmax {
-  // ln sum exp(x) and 1 / sum exp(x - peak) of every pixel.
   alignas(64) T peak[kWidth], sum[kWidth], inverse[kWidth], log_sum[kWidth];
+};
 
-  FASTLOSS_FN void compute(const T* __restrict x, int64_t stride, int64_t classes,
-                           T* __restrict exponentials) {
-    for (int64_t j = 0; j < kWidth; ++j) peak[j] = x[j], sum[j] = 0;
-    for (int64_t c = 1; c < classes; ++c)
-      for (int64_t j = 0; j < kWidth; ++j) peak[j] = max_(x[c * stride + j], peak[j]);
-    for (int64_t c = 0; c < classes; ++c) {
+// Also writes exp(x - peak) in rows of kWidth. Several classes at a time save loads and stores.
+template <int64_t kWidth, typename T>
+FASTLOSS_SIMD void softmax_of(const T* __restrict x, int64_t stride, int64_t classes,
+                              T* __restrict exponentials, Softmax<kWidth, T>* __restrict out) {
+  T* __restrict peak = out->peak, * __restrict sum = out->sum;
+  for (int64_t j = 0; j < kWidth; ++j) peak[j] = x[j], sum[j] = 0;
+  int64_t c = 1;
+  for (; c + 4 <= classes; c += 4) {
+    const T *a = x + c * stride, *b = a + stride, *d = b + stride, *e = d + stride;
 #pragma GCC ivdep
-      for (int64_t j = 0; j < kWidth; ++j) {
-        const T e = exp_nonpositive(x[c * stride + j] - peak[j]);
-        exponentials[c * kWidth + j] = e;
-        sum[j] += e;
-      }
-    }
+    for (int64_t j = 0; j < kWidth; ++j)
+      peak[j] = max_(max_(max_(a[j], b[j]), max_(d[j], e[j])), peak[j]);
+  }
+  for (; c < classes; ++c)
+    for (int64_t j = 0; j < kWidth; ++j) peak[j] = max_(x[c * stride + j], peak[j]);
+  for (c = 0; c + 2 <= classes; c += 2) {
+    const T *a = x + c * stride, *b = a + stride;
+    T *to_a = exponentials + c * kWidth, *to_b = to_a + kWidth;
 #pragma GCC ivdep
     for (int64_t j = 0; j < kWidth; ++j) {
-      inverse[j] = T(1) / sum[j];
-      log_sum[j] = peak[j] + log_(sum[j]);
+      const T e_a = exp_nonpositive(a[j] - peak[j]), e_b = exp_nonpositive(b[j] - peak[j]);
+      to_a[j] = e_a, to_b[j] = e_b;
+      sum[j] += e_a + e_b;
     }
   }
-};
+  if (c < classes) {
+#pragma GCC ivdep
+    for (int64_t j = 0; j < kWidth; ++j) {
+      const T e = exp_nonpositive(x[c * stride + j] - peak[j]);
+      exponentials[c * kWidth + j] = e;
+      sum[j] += e;
+    }
+  }
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth; ++j) {
+    out->inverse[j] = T(1) / sum[j];
+    out->log_sum[j] = peak[j] + log_(sum[j]);
+  }
+}
 
 // -ln p and p of every pixel's label; 0 for pixels without one.
 template <int64_t kWidth, typename T>

@@ -29,12 +29,6 @@ class Sums {
   std::vector<double> lanes_;
 };
 
-template <int64_t kWidth, typename T>
-FASTLOSS_SIMD void softmax_of(const T* x, int64_t stride, int64_t classes, T* exponentials,
-                              Softmax<kWidth, T>* softmax) {
-  softmax->compute(x, stride, classes, exponentials);
-}
-
 // sum p and sum -ln p of a class.
 template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void probability_row(const T* __restrict exponentials,

@@ -26,16 +26,13 @@ struct Coefficients {
   }
 };
 
-// The softmax, and <p, g> where g are the coefficients of p.
+// <p, g> of every pixel, where g are the coefficients of p.
 template <int64_t kWidth, typename T>
-FASTLOSS_SIMD void softmax_with_mean(const T* x, int64_t stride, int64_t classes,
-                                     const T* __restrict g, T* exponentials,
-                                     Softmax<kWidth, T>* softmax, T* __restrict mean) {
-  softmax->compute(x, stride, classes, exponentials);
-  for (int64_t j = 0; j < kWidth; ++j) mean[j] = 0;
+FASTLOSS_SIMD void mean_of(const T* __restrict exponentials, const T* __restrict inverse,
+                           int64_t classes, const T* __restrict g, T* __restrict mean) {
   for (int64_t c = 0; c < classes; ++c)
     for (int64_t j = 0; j < kWidth; ++j) mean[j] += g[c] * exponentials[c * kWidth + j];
-  for (int64_t j = 0; j < kWidth; ++j) mean[j] *= softmax->inverse[j];
+  for (int64_t j = 0; j < kWidth; ++j) mean[j] *= inverse[j];
 }
 
 // Derivative of a pixel's focal terms by -ln p.
@@ -219,10 +216,11 @@ class GradientKernel {
   void softmax_tile(const T* x, int64_t stride, const Label<T>* label, T* exponentials,
                     const Coefficients<T>& g, T* g_x, int64_t out_stride) const {
     Softmax<kWidth, T> softmax;
-    alignas(64) T mean[kWidth], nll[kWidth], p[kWidth], slope[kWidth], at_label[kWidth];
+    alignas(64) T mean[kWidth] = {}, nll[kWidth], p[kWidth], slope[kWidth], at_label[kWidth];
     alignas(64) T g_loss[kWidth], g_factor[kWidth];
-    softmax_with_mean<kWidth, T>(x, stride, x_.classes, g.of[kProbability], exponentials, &softmax,
-                                 mean);
+    softmax_of<kWidth, T>(x, stride, x_.classes, exponentials, &softmax);
+    if (o_.has(kProbability))
+      mean_of<kWidth, T>(exponentials, softmax.inverse, x_.classes, g.of[kProbability], mean);
     at_labels<kWidth, T>(x, stride, x_.classes, exponentials, label, softmax, nll, p);
     for (int64_t j = 0; j < kWidth; ++j) {
       const int64_t y = label[j];
