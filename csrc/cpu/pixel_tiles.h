@@ -126,6 +126,21 @@ FASTLOSS_SIMD void convert_row(const V* __restrict data, int64_t count, T* __res
   for (int64_t j = 0; j < count; ++j) out[j] = static_cast<T>(data[j]);
 }
 
+// Class indices as labels; returns how many are out of range.
+template <typename V, typename L>
+FASTLOSS_SIMD int64_t label_row(const V* __restrict data, int64_t stride, int64_t count,
+                                int64_t classes, bool ignores, int64_t ignored, L* __restrict out) {
+  int64_t unknown = 0;
+#pragma omp simd reduction(+ : unknown)
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t label = static_cast<int64_t>(data[j * stride]);
+    const bool skipped = ignores & (label == ignored), known = (label >= 0) & (label < classes);
+    out[j] = static_cast<L>(skipped ? -1 : known ? label : classes);
+    unknown += !skipped & !known;
+  }
+  return unknown;
+}
+
 // The target: class indices (N, P) or dense values (N, C, P).
 class PixelTarget {
  public:
@@ -149,13 +164,11 @@ class PixelTarget {
     dispatch_any(type_, [&](auto sample) {
       const auto* data =
           static_cast<const decltype(sample)*>(data_) + n * strides_[0] + p * strides_[2];
-      for (int64_t j = 0; j < count; ++j) {
-        const auto label = static_cast<int64_t>(data[j * strides_[2]]);
-        const bool ignored = ignore_index_ && label == *ignore_index_;
-        const bool known = label >= 0 && label < classes_;
-        out[j] = static_cast<L>(ignored ? -1 : known ? label : classes_);
-        if (!ignored && !known && strict_) note(n * pixels_ + p + j);
-      }
+      const int64_t stride = strides_[2], ignored = ignore_index_.value_or(0);
+      const bool ignores = ignore_index_.has_value();
+      const int64_t unknown = label_row(data, stride, count, classes_, ignores, ignored, out);
+      for (int64_t j = 0; unknown && strict_ && j < count; ++j)
+        if (out[j] == classes_) return note(n * pixels_ + p + j);
     });
     std::fill(out + count, out + width, L(-1));
   }
@@ -304,7 +317,7 @@ FASTLOSS_SIMD void softmax_of(const T* __restrict x, int64_t stride, int64_t cla
   }
 }
 
-// -ln p and p of every pixel's label; 0 for pixels without one.
+// -ln p and p of every pixel's label; 0 for pixels without one. A gather: vectors would not help.
 template <int64_t kWidth, typename T>
 void at_labels(const T* x, int64_t stride, int64_t classes, const T* exponentials,
                const Label<T>* label, const Softmax<kWidth, T>& softmax, T* nll, T* p) {
@@ -313,6 +326,18 @@ void at_labels(const T* x, int64_t stride, int64_t classes, const T* exponential
     const bool known = y >= 0 && y < classes;
     nll[j] = known ? softmax.log_sum[j] - x[y * stride + j] : T(0);
     p[j] = known ? exponentials[y * kWidth + j] * softmax.inverse[j] : T(0);
+  }
+}
+
+// Of every pixel's label its entry in a table of classes; 0 for pixels without one.
+template <int64_t kWidth, typename T>
+FASTLOSS_SIMD void pick(const T* __restrict table, const Label<T>* __restrict label,
+                        int64_t classes, T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth; ++j) {
+    const bool known = (label[j] >= 0) & (label[j] < classes);
+    const T entry = table[known ? label[j] : 0];
+    out[j] = known ? entry : T(0);
   }
 }
 

@@ -49,12 +49,13 @@ FASTLOSS_SIMD void neg_log_row(const T* __restrict x, const Softmax<kWidth, T>& 
 }
 
 template <typename Power, int64_t kWidth, typename T>
-FASTLOSS_SIMD void softmax_focal_pixels(const T* __restrict nll, FocalFactor<T> f,
-                                        T* __restrict factor, T* __restrict loss) {
+FASTLOSS_SIMD void softmax_focal_pixels(const T* __restrict nll, const T* __restrict known,
+                                        FocalFactor<T> f, T* __restrict factor,
+                                        T* __restrict loss) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     const auto term = focal_term<Power>(nll[j], one_minus_exp(nll[j]), exp_nonpositive(-nll[j]), f);
-    factor[j] = term.factor, loss[j] = term.loss;
+    factor[j] = known[j] * term.factor, loss[j] = known[j] * term.loss;
   }
 }
 
@@ -134,6 +135,24 @@ FASTLOSS_SIMD void predict(const T* __restrict x, int64_t stride, int64_t classe
   for (int64_t j = 0; j < kWidth; ++j) best[j] = poison[j] == poison[j] ? best[j] : Label<T>(-1);
 }
 
+// Where the sums of every pixel's class are, and 1; where it has none, a place and 0.
+template <int64_t kWidth, typename T>
+struct Slots {
+  alignas(64) T known[kWidth];
+  alignas(64) Label<T> at[kWidth];
+};
+template <int64_t kWidth, typename T>
+FASTLOSS_SIMD void slots_of(const Label<T>* __restrict label, int64_t classes,
+                            Slots<kWidth, T>* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth; ++j) {
+    const bool is_known = (label[j] >= 0) & (label[j] < static_cast<Label<T>>(classes));
+    out->known[j] = is_known ? T(1) : T(0);
+    out->at[j] = (is_known ? label[j] : Label<T>(0)) * static_cast<Label<T>>(kSumLanes) +
+                 static_cast<Label<T>>(j % kSumLanes);
+  }
+}
+
 template <typename T>
 class TableKernel {
  public:
@@ -172,8 +191,12 @@ class TableKernel {
     alignas(64) Label<T> label[kWidth];
     if (o_.index) {
       target_.labels(n, p, count, kWidth, label);
-      if (o_.uses_softmax()) softmax_tile<kWidth>(x, stride, label, exponentials, sums);
-      count_labels<kWidth>(x, stride, label, sums);
+      Slots<kWidth, T> slots;
+      slots_of<kWidth, T>(label, x_.classes, &slots);
+      if (o_.uses_softmax()) softmax_tile<kWidth>(x, stride, label, slots, exponentials, sums);
+      scatter<kWidth>(kTarget, slots, slots.known, sums);
+      if (o_.has(kValid)) count_valid<kWidth>(label, sums);
+      if (o_.has(kOfPrediction)) count_predictions<kWidth>(x, stride, label, sums);
     }
     if (!o_.uses_rows()) return;
     alignas(64) T t[kWidth];
@@ -187,8 +210,8 @@ class TableKernel {
   }
 
   template <int64_t kWidth>
-  void softmax_tile(const T* x, int64_t stride, const Label<T>* label, T* exponentials,
-                    Sums& sums) const {
+  void softmax_tile(const T* x, int64_t stride, const Label<T>* label,
+                    const Slots<kWidth, T>& slots, T* exponentials, Sums& sums) const {
     Softmax<kWidth, T> softmax;
     softmax_of<kWidth>(x, stride, x_.classes, exponentials, &softmax);
     for (int64_t c = 0; c < x_.classes; ++c) {
@@ -200,46 +223,44 @@ class TableKernel {
     }
     alignas(64) T nll[kWidth], p[kWidth], factor[kWidth], loss[kWidth];
     at_labels<kWidth, T>(x, stride, x_.classes, exponentials, label, softmax, nll, p);
-    scatter<kWidth>(kOverlap, label, p, sums);
-    scatter<kWidth>(kProduct, label, p, sums);
-    scatter<kWidth>(kNll, label, nll, sums);
+    scatter<kWidth>(kOverlap, slots, p, sums);
+    scatter<kWidth>(kProduct, slots, p, sums);
+    scatter<kWidth>(kNll, slots, nll, sums);
     if (!o_.has(kOfSoftmaxFocal)) return;
-    if (softmax_factor_.is_square())
-      softmax_focal_pixels<Square, kWidth, T>(nll, softmax_factor_, factor, loss);
-    else
-      softmax_focal_pixels<General, kWidth, T>(nll, softmax_factor_, factor, loss);
-    scatter<kWidth>(kSoftmaxFocal, label, loss, sums);
-    scatter<kWidth>(kSoftmaxFocalTerm, label, factor, sums);
+    const auto run = softmax_factor_.is_square() ? &softmax_focal_pixels<Square, kWidth, T>
+                                                 : &softmax_focal_pixels<General, kWidth, T>;
+    run(nll, slots.known, softmax_factor_, factor, loss);
+    scatter<kWidth>(kSoftmaxFocal, slots, loss, sums);
+    scatter<kWidth>(kSoftmaxFocalTerm, slots, factor, sums);
   }
 
-  // Adds the value of every pixel to the sum of its class.
+  // Adds the value of every pixel, 0 where it has no class, to the sum of its class.
   template <int64_t kWidth>
-  void scatter(Statistic s, const Label<T>* label, const T* value, Sums& sums) const {
+  void scatter(Statistic s, const Slots<kWidth, T>& slots, const T* value, Sums& sums) const {
     if (!o_.has(s)) return;
     double* lanes = sums.lanes(s, 0);
-    for (int64_t j = 0; j < kWidth; ++j)
-      if (label[j] >= 0 && label[j] < x_.classes)
-        lanes[label[j] * kSumLanes + j % kSumLanes] += static_cast<double>(value[j]);
+    for (int64_t j = 0; j < kWidth; ++j) lanes[slots.at[j]] += static_cast<double>(value[j]);
   }
 
   template <int64_t kWidth>
-  void count_labels(const T* x, int64_t stride, const Label<T>* label, Sums& sums) const {
-    if (o_.has(kValid)) {
-      double valid = 0;
-      for (int64_t j = 0; j < kWidth; ++j) valid += label[j] >= 0;
-      for (int64_t c = 0; c < x_.classes; ++c) *sums.lanes(kValid, c) += valid;
-    }
-    alignas(64) T one[kWidth];
-    std::fill(one, one + kWidth, T(1));
-    scatter<kWidth>(kTarget, label, one, sums);
-    if (!o_.has(kOfPrediction)) return;
+  void count_valid(const Label<T>* label, Sums& sums) const {
+    double valid = 0;
+    for (int64_t j = 0; j < kWidth; ++j) valid += label[j] >= 0;
+    for (int64_t c = 0; c < x_.classes; ++c) *sums.lanes(kValid, c) += valid;
+  }
+
+  template <int64_t kWidth>
+  void count_predictions(const T* x, int64_t stride, const Label<T>* label, Sums& sums) const {
     alignas(64) Label<T> best[kWidth];
+    Slots<kWidth, T> slots;
     predict<kWidth, T>(x, stride, x_.classes, best);
     for (int64_t j = 0; j < kWidth; ++j)  // of ignored pixels there is no prediction
       best[j] = label[j] >= 0 ? best[j] : -1;
-    scatter<kWidth>(kPredicted, best, one, sums);
+    slots_of<kWidth, T>(best, x_.classes, &slots);
+    scatter<kWidth>(kPredicted, slots, slots.known, sums);
     for (int64_t j = 0; j < kWidth; ++j) best[j] = best[j] == label[j] ? best[j] : -1;
-    scatter<kWidth>(kCorrect, best, one, sums);
+    slots_of<kWidth, T>(best, x_.classes, &slots);
+    scatter<kWidth>(kCorrect, slots, slots.known, sums);
   }
 
   template <int64_t kWidth>

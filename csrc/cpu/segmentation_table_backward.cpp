@@ -10,7 +10,8 @@ template <typename T>
 struct Coefficients {
   std::vector<T> values;
   const T* of[kStatistics];
-  T neg_log_sum = 0;  // of kNegLogProb over the classes
+  std::vector<T> at_label;  // what the p of a pixel's label has besides
+  T neg_log_sum = 0;        // of kNegLogProb over the classes
 
   Coefficients(const TableOptions& o, int64_t classes, const double* grad)
       : values((o.columns() + 1) * classes) {
@@ -21,7 +22,10 @@ struct Coefficients {
       of[s] = values.data() + column * classes;
     }
     double sum = 0;
-    for (int64_t c = 0; c < classes; ++c) sum += of[kNegLogProb][c];
+    for (int64_t c = 0; c < classes; ++c) {
+      sum += of[kNegLogProb][c];
+      at_label.push_back(of[kOverlap][c] + of[kProduct][c]);
+    }
     neg_log_sum = static_cast<T>(sum);
   }
 };
@@ -216,21 +220,18 @@ class GradientKernel {
   void softmax_tile(const T* x, int64_t stride, const Label<T>* label, T* exponentials,
                     const Coefficients<T>& g, T* g_x, int64_t out_stride) const {
     Softmax<kWidth, T> softmax;
-    alignas(64) T mean[kWidth] = {}, nll[kWidth], p[kWidth], slope[kWidth], at_label[kWidth];
+    alignas(64) T mean[kWidth] = {}, p[kWidth] = {}, nll[kWidth], slope[kWidth], at_label[kWidth];
     alignas(64) T g_loss[kWidth], g_factor[kWidth];
     softmax_of<kWidth, T>(x, stride, x_.classes, exponentials, &softmax);
     if (o_.has(kProbability))
       mean_of<kWidth, T>(exponentials, softmax.inverse, x_.classes, g.of[kProbability], mean);
-    at_labels<kWidth, T>(x, stride, x_.classes, exponentials, label, softmax, nll, p);
-    for (int64_t j = 0; j < kWidth; ++j) {
-      const int64_t y = label[j];
-      const bool known = y >= 0 && y < x_.classes;
-      slope[j] = known ? g.of[kNll][y] : T(0);
-      at_label[j] = known ? g.of[kOverlap][y] + g.of[kProduct][y] : T(0);
-      g_loss[j] = known ? g.of[kSoftmaxFocal][y] : T(0);
-      g_factor[j] = known ? g.of[kSoftmaxFocalTerm][y] : T(0);
-    }
+    if (o_.has(kOfSoftmaxFocal | bits({kOverlap, kProduct})))
+      at_labels<kWidth, T>(x, stride, x_.classes, exponentials, label, softmax, nll, p);
+    pick<kWidth, T>(g.of[kNll], label, x_.classes, slope);
+    pick<kWidth, T>(g.at_label.data(), label, x_.classes, at_label);
     if (o_.has(kOfSoftmaxFocal)) {
+      pick<kWidth, T>(g.of[kSoftmaxFocal], label, x_.classes, g_loss);
+      pick<kWidth, T>(g.of[kSoftmaxFocalTerm], label, x_.classes, g_factor);
       const auto add = softmax_factor_.is_square() ? &softmax_focal_slopes<Square, kWidth, T>
                                                    : &softmax_focal_slopes<General, kWidth, T>;
       add(nll, softmax_factor_, g_loss, g_factor, slope);
