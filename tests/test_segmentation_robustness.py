@@ -263,3 +263,19 @@ class forbid_copies(torch.utils._python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         assert op.name() != "aten::lift_fresh", "a tensor was made of numbers"
         return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.full
+def test_more_than_two_to_the_31_logits():
+    """bfloat16: 4.3 GB each for logits and gradient; the last pixels as in a small problem."""
+    terms = {"cross_entropy": {"reduction": "sum"}}
+    results = []
+    for images, pixels in ((2, 2**29 + 40), (1, 4)):
+        x = torch.zeros(images, 2, pixels, dtype=torch.bfloat16)
+        y = torch.zeros(images, pixels, dtype=torch.uint8)
+        x[-1, 1, -1], x[-1, 0, -2], y[-1, -1] = 3, 2, 1
+        x.requires_grad_()
+        value = F.segmentation_loss(x, y, terms=terms)[0]
+        results.append(torch.autograd.grad(value, x)[0][-1, :, -4:].clone())
+        assert abs(float(value) / ((images * pixels - 2) * 0.693147 + 0.1755) - 1) < 1e-2
+    assert torch.equal(*results)

@@ -25,7 +25,9 @@ def test_binary_passes_selftest_on_a_second_torch():
     if not here["binaries"]["cpp"].startswith("loaded"):
         pytest.skip(f"no binary to run: {here['binaries']['cpp']}")
     assert there["binaries"]["cpp"] == here["binaries"]["cpp"]
-    assert {op["cpu"] for op in there["ops"].values()} == {"C++"}
+    runs = {name: op["cpu"] for name, op in there["ops"].items()}
+    assert "C++" in runs.values()
+    assert runs == {name: op["cpu"] for name, op in here["ops"].items()}
     argv = [PYTHON, "-m", "fastloss", "selftest", "--device", "cpu"]
     done = subprocess.run(argv, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
