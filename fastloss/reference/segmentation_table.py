@@ -268,10 +268,13 @@ def backward(
         g_p, g_t = g_p + g["overlap"] * _lower(p, t), g_t + g["overlap"] * _lower(t, p)
     if "product" in g:
         g_p, g_t = g_p + g["product"] * t, g_t + g["product"] * p
-    if activation == "softmax":
-        g_x = zero.expand_as(x)
-        if not g.keys().isdisjoint(("probability", "overlap", "product")):
+    g_x = zero.expand_as(x)
+    if not g.keys().isdisjoint(("probability", "overlap", "product")):
+        if activation == "softmax":
             g_x = p * (g_p - (p * g_p).sum(1, keepdim=True))
+        else:
+            g_x = g_p * (p * (-x).sigmoid()) if activation == "sigmoid" else g_p
+    if activation == "softmax":
         factor = zero  # of p - t
         if "nll" in g:
             factor = factor + g["nll"]
@@ -286,8 +289,6 @@ def backward(
             g_x = g_x + torch.where(s.hot | t.isnan(), factor, 0).sum(1, keepdim=True) * (p - t)
         if "neg_log_prob" in g:
             g_x = g_x + p * g["neg_log_prob"].sum(1, keepdim=True) - g["neg_log_prob"]
-    else:
-        g_x = g_p * (p * (-x).sigmoid()) if activation == "sigmoid" else g_p
     if "sigmoid_focal" in g or "sigmoid_focal_term" in g:
         b, b_x = s.bce()
         term, slope = modulation(b, gamma, threshold), modulation_slope(b, gamma, threshold)
