@@ -39,6 +39,11 @@ class Case:
     bad_index: bool = False
 
 
+# The sanitized build has no vectors and adds up a block one by one: hundreds of equal small losses
+# beside a large one all round one way, to 1.3 times the bound that holds with 16 partial sums.
+COMPUTE = 2 * Tolerance.compute if "FASTLOSS_PACKAGE" in os.environ else Tolerance.compute
+
+
 def _bytes(x: Tensor) -> Tensor:
     """The whole memory behind a tensor."""
     return torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage())
@@ -94,7 +99,8 @@ def check(case: Case) -> None:
             else:
                 # The gradient of an expanded weight is summed in the dtype of the weight.
                 both_double = actual.dtype == dtype == torch.float64
-                tolerance = Tolerance(actual.dtype, torch.float64 if both_double else torch.float32)
+                sums = torch.float64 if both_double else torch.float32
+                tolerance = Tolerance(actual.dtype, sums, compute=COMPUTE)
                 assert_matches(
                     actual, expected[name], tolerance=tolerance, scale=sample.scale, what=name
                 )

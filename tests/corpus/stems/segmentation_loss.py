@@ -81,7 +81,10 @@ def _cases(draw: st.DrawFn) -> Case:
     bad = index and options["strict"] and refused(inputs["target"], classes, ignored)
     sample = Sample("segmentation_loss", each, inputs, options, scale=1.0)
     return Case(
-        sample, draw(layouts), comparable(is_wild, inputs["logits"], inputs["target"]) if ranged else "nothing", bad
+        sample,
+        draw(layouts),
+        comparable(is_wild, inputs["logits"], inputs["target"]) if ranged else "nothing",
+        bad,
     )
 
 

@@ -124,7 +124,10 @@ def _cases(draw: st.DrawFn) -> Case:
     bad = bad and refused(inputs["target"], shape[1], options["ignore_index"])
     sample = Sample("table", table, inputs, {"names": sorted(names), **options}, scale=0.1)
     return Case(
-        sample, draw(layouts), comparable(is_wild, inputs["logits"], inputs["target"]) if ranged else "nothing", bad
+        sample,
+        draw(layouts),
+        comparable(is_wild, inputs["logits"], inputs["target"]) if ranged else "nothing",
+        bad,
     )
 
 
