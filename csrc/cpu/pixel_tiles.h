@@ -53,6 +53,13 @@ class Planes {
     return direct ? static_cast<T*>(data_) + n * strides_[0] + p : nullptr;
   }
   int64_t row_stride() const { return strides_[1]; }
+  int64_t image_stride() const { return strides_[0]; }
+
+  // Class c of image n of a contiguous tensor of T.
+  template <typename T>
+  T* plane(int64_t n, int64_t c) const {
+    return static_cast<T*>(data_) + n * strides_[0] + c * strides_[1];
+  }
 
   // Copies the pixels to rows of `width`, filled up with zeros.
   template <typename T>
@@ -62,6 +69,17 @@ class Planes {
     });
     for (int64_t c = 0; count < width && c < classes; ++c)
       std::fill(buffer + c * width + count, buffer + (c + 1) * width, T(0));
+  }
+  // Pixels of class c of image n: where they lie, or copied to the buffer.
+  template <typename T>
+  const T* row(int64_t n, int64_t c, int64_t p, int64_t count, T* buffer) const {
+    if (const T* rows = this->rows<T>(n, p, count, count)) return rows + c * strides_[1];
+    dispatch_float(type_, [&](auto sample) {
+      const auto* data = static_cast<const decltype(sample)*>(data_) + n * strides_[0] +
+                         c * strides_[1] + p * strides_[2];
+      for (int64_t j = 0; j < count; ++j) buffer[j] = static_cast<T>(data[j * strides_[2]]);
+    });
+    return buffer;
   }
   template <typename T>
   void store(int64_t n, int64_t p, int64_t count, int64_t width, const T* buffer) const {
@@ -94,6 +112,26 @@ class Planes {
   ScalarType type_;
   int64_t strides_[3];
   void* data_;
+};
+
+// The rows of a tile, all classes: where they lie, or copied to the buffer.
+template <typename T>
+class Rows {
+ public:
+  Rows(const Planes& from, int64_t n, int64_t p, int64_t count, int64_t width,
+       std::vector<T>& buffer)
+      : data_(from.rows<T>(n, p, count, width)), stride_(from.row_stride()) {
+    if (data_) return;
+    buffer.resize(from.classes * width);
+    from.load(n, p, count, width, buffer.data());
+    data_ = buffer.data(), stride_ = width;
+  }
+  const T* of(int64_t c) const { return data_ + c * stride_; }
+  int64_t stride() const { return stride_; }
+
+ private:
+  const T* data_;
+  int64_t stride_;
 };
 
 inline bool is_float(ScalarType type) {

@@ -1,0 +1,164 @@
+// The order of the pixels of a Lovász problem: by error, descending, equal errors as they come.
+#pragma once
+
+#include <bit>
+#include <memory>
+
+#include "common/lovasz.h"
+#include "cpu/pixel_tiles.h"
+
+namespace fastloss::cpu {
+
+template <typename T>
+using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+
+// What is sorted: the bits of the error, which order as non-negative numbers do (NaN above all),
+// without their sign, and one for positives. 0 leaves a pixel out.
+template <typename T>
+FASTLOSS_FN Bits<T> error_word(T error, bool positive) {
+  return bit_cast<Bits<T>>(error) << 1 | Bits<T>(positive);
+}
+
+// The smallest and the largest word of a problem that count, without their last bit.
+template <typename T>
+struct Range {
+  Bits<T> least = std::numeric_limits<Bits<T>>::max() >> 1, most = 0;
+
+  void include(const Range& other) {
+    least = std::min(least, other.least), most = std::max(most, other.most);
+  }
+};
+
+// A radix sort, least significant digit first. The pixels lie in runs `stride` apart; a pixel is
+// called by its offset from the first one, of which Index holds twice the largest.
+template <typename T, typename Index>
+class Order {
+ public:
+  using Word = Bits<T>;
+
+  Order(int64_t count, int64_t run, int64_t stride)
+      : count_(count),
+        run_(run),
+        stride_(stride),
+        words_(new Word[count]),
+        entries_(new Entry[count]),
+        digit_(std::clamp<int>(std::bit_width(static_cast<uint64_t>(count)) - 2, 4, kDigit)) {}
+
+  // A word for every pixel, run after run.
+  Word* words() { return words_.get(); }
+
+  // The first pixel whose word is the largest.
+  int64_t first_of(const Range<T>& range) const {
+    int64_t i = 0;
+    while (words_[i] >> 1 != range.most) ++i;
+    return i / run_ * stride_ + i % run_;
+  }
+
+  // visit(i, pixel, error, positive, positives before it) for every pixel of range.least or more,
+  // i its place in the order. They come sorted by all but the most significant digit: that one
+  // needs no move, because counters tell the place.
+  template <typename Visit>
+  void walk(const Range<T>& range, const Visit& visit) {
+    if (range.most < range.least) return;
+    // All but the last of the passes move entries.
+    const int bits = std::bit_width(static_cast<uint64_t>(range.most - range.least));
+    const int passes = std::max(2, (bits + digit_ - 1) / digit_),
+              width = (bits + passes - 1) / passes;
+    const int last = (passes - 1) * width;
+    const Word mask = (Word(1) << width) - 1;
+    const size_t bins = (size_t(1) << width) + 1;  // the last one for what is left out
+    const Word most = range.most, least = range.least;
+    lower_.assign(bins * (passes - 1), 0);
+    upper_.assign(bins, {});
+    for (int64_t i = 0; i < count_; ++i) {
+      const Word word = words_[i], value = word >> 1, key = most - value;
+      const bool kept = value >= least;
+      ++lower_[kept ? key & mask : mask + 1];
+      Counter& counter = upper_[kept ? key >> last : mask + 1];
+      counter.before += 1, counter.positives += static_cast<Index>(word & 1);
+      for (int pass = 1; pass < passes - 1; ++pass)
+        lower_[bins * pass + (kept ? key >> pass * width & mask : mask + 1)] += 1;
+    }
+    const int64_t kept = count_ - static_cast<int64_t>(upper_.back().before);
+    for (int pass = 0; pass < passes - 1; ++pass) start(lower_.data() + bins * pass, bins);
+    Counter sum{};
+    for (Counter& counter : upper_) {
+      const Counter here = counter;
+      counter = sum;
+      sum.before += here.before, sum.positives += here.positives;
+    }
+    for (int64_t first = 0, base = 0; first < count_; first += run_, base += stride_) {
+      for (int64_t j = 0; j < run_; ++j) {
+        const Word word = words_[first + j], value = word >> 1, key = most - value;
+        Index& at = lower_[value >= least ? key & mask : mask + 1];
+        entries_[at++] = {key, static_cast<Index>(base + j) << 1 | static_cast<Index>(word & 1)};
+      }
+    }
+    for (int pass = 1; pass < passes - 1; ++pass) {
+      if (!others_) others_.reset(new Entry[count_]);
+      Index* places = lower_.data() + bins * pass;
+      for (int64_t i = 0; i < kept; ++i)
+        others_[places[entries_[i].key >> pass * width & mask]++] = entries_[i];
+      std::swap(entries_, others_);
+    }
+    for (int64_t i = 0; i < kept; ++i) {
+      const Entry entry = entries_[i];
+      Counter& counter = upper_[entry.key >> last];
+      const Index positive = entry.tag & 1;
+      visit(static_cast<int64_t>(counter.before), static_cast<int64_t>(entry.tag >> 1),
+            bit_cast<T>(most - entry.key), positive != 0, static_cast<int64_t>(counter.positives));
+      counter.before += 1, counter.positives += positive;
+    }
+  }
+
+ private:
+  // Beyond 14 bits the counters of a digit leave the first-level cache.
+  static constexpr int kDigit = 14;
+
+  struct Entry {
+    Word key;
+    Index tag;  // pixel << 1 | positive
+  };
+  struct Counter {
+    Index before, positives;
+  };
+
+  static void start(Index* counts, size_t bins) {
+    Index sum = 0;
+    for (size_t i = 0; i < bins; ++i) {
+      const Index here = counts[i];
+      counts[i] = sum;
+      sum += here;
+    }
+  }
+
+  int64_t count_, run_, stride_;
+  std::unique_ptr<Word[]> words_;
+  std::unique_ptr<Entry[]> entries_, others_;
+  int digit_;
+  std::vector<Index> lower_;
+  std::vector<Counter> upper_;
+};
+
+// The value of a problem with `total` positives; visit(pixel, error, positive, jump) for every
+// pixel that moves it.
+template <typename T, typename Index, typename Visit>
+double solve(Order<T, Index>& order, Range<T> range, double total, const Visit& visit) {
+  if (range.most == 0) return 0;
+  if (total == 0) {  // the first pixel that is wrong makes the loss 1
+    const T error = bit_cast<T>(range.most);
+    visit(order.first_of(range), error, false, 1.0);
+    return static_cast<double>(error);
+  }
+  double value = 0;
+  range.least = std::max<Bits<T>>(range.least, 1);
+  order.walk(range, [&](int64_t i, int64_t pixel, T error, bool positive, int64_t positives) {
+    const double before = static_cast<double>(positives);
+    const double jump = lovasz_jump(positive, total, before, static_cast<double>(i) - before);
+    value += static_cast<double>(error) * jump;
+    visit(pixel, error, positive, jump);
+  });
+  return value;
+}
+
+}  // namespace fastloss::cpu
