@@ -15,4 +15,17 @@ FASTLOSS_FN double lovasz_jump(bool positive, double total, double positives, do
   return above / below;
 }
 
+// The slopes of the pixels of a bin with `f` of the `n` positives and `b` negatives, below
+// `f_above` and `b_above` of them.
+struct LovaszSlopes {
+  double positive, negative;
+};
+FASTLOSS_FN LovaszSlopes lovasz_slopes(double n, double f, double b, double f_above,
+                                       double b_above) {
+  // Without a positive the first bin with a pixel makes the loss 1.
+  if (n == 0) return {0, b_above == 0 && b > 0 ? 1 / b : 0};
+  const double above = n + b_above, upto = above + b;
+  return {(1 / above + 1 / upto) / 2, (n - f_above - f / 2) / (above * upto)};
+}
+
 }  // namespace fastloss

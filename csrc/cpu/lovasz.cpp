@@ -6,6 +6,19 @@
 namespace fastloss::cpu {
 namespace {
 
+// The probability of a pixel.
+template <typename T>
+FASTLOSS_FN T probability_of(T x, T peak, T inverse) {
+  return exp_nonpositive(x - peak) * inverse;
+}
+
+// What every pixel keeps of its softmax, and its label; (N, P) each.
+template <typename T>
+struct PixelSoftmax {
+  std::unique_ptr<T[]> peak, inverse;
+  std::unique_ptr<Label<T>[]> label;
+};
+
 // The words of a class; ignored pixels are left out. Positives make the range: what comes after the
 // last of them changes nothing.
 template <bool kSoftmax, typename T>
@@ -29,6 +42,35 @@ FASTLOSS_SIMD Range<T> error_row(const T* __restrict x, const T* __restrict peak
   return {static_cast<Bits<T>>(least), static_cast<Bits<T>>(most)};
 }
 
+// From the slopes d L / d e of a row those of its p: slope sign(p - t). Adds to <p, g_p>.
+template <bool kSoftmax, int64_t kWidth, typename T>
+FASTLOSS_SIMD void signed_slopes(const T* __restrict x, const T* __restrict peak,
+                                 const T* __restrict inverse, const Label<T>* __restrict label,
+                                 Label<T> c, const T* __restrict slope, T* __restrict p,
+                                 T* __restrict g, T* __restrict mean) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth; ++j) {
+    const T value = kSoftmax ? probability_of(x[j], peak[j], inverse[j]) : x[j];
+    const T difference = value - (label[j] == c ? T(1) : T(0));
+    const T signed_slope = difference > T(0) ? slope[j] : difference < T(0) ? -slope[j] : T(0);
+    g[j] = label[j] >= 0 ? signed_slope : T(0);
+    if constexpr (kSoftmax) {
+      p[j] = value;
+      mean[j] += value * g[j];
+    }
+  }
+}
+
+// Copies a contiguous tensor of T to one of any dtype and strides.
+template <typename T>
+void copy_planes(const Planes& from, const Planes& to) {
+  for_each_chunk(from, [&](int64_t, int64_t n, int64_t p, int64_t count) {
+    std::vector<T> buffer(from.classes * count);
+    from.load(n, p, count, count, buffer.data());
+    to.store(n, p, count, count, buffer.data());
+  });
+}
+
 template <typename T>
 class SoftmaxKernel {
  public:
@@ -42,7 +84,7 @@ class SoftmaxKernel {
   }
 
   // The values of all groups; with `slopes`, a slope for every pixel and class. `grad` are the
-  // gradients of the values, ones if it is empty.
+  // gradients of the values.
   std::vector<double> values(const std::vector<double>& grad, const std::optional<Planes>& slopes) {
     const bool narrow = x_.images * x_.classes * x_.pixels < (int64_t(1) << 30);
     return narrow ? values_with<uint32_t>(grad, slopes) : values_with<uint64_t>(grad, slopes);
@@ -82,8 +124,11 @@ class SoftmaxKernel {
     const int64_t groups = o_.groups(x_), problems = groups * x_.classes;
     const int64_t images = o_.images(x_), count = images * x_.pixels;
     std::vector<double> factors, parts(problems), result(groups);
-    for (int64_t g = 0; g < groups; ++g)
-      for (double factor : counts_.factors(g)) factors.push_back(factor);
+    std::vector<int64_t> totals;
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t total : counts_.of(g)) totals.push_back(total);
+      for (double factor : class_factors(o_, counts_.of(g))) factors.push_back(factor);
+    }
     torch::stable::parallel_for(0, problems, 1, [&](int64_t first, int64_t last) {
       Order<T, Index> order(count, x_.pixels, slopes ? slopes->image_stride() : x_.pixels);
       for (int64_t i = first; i < last; ++i) {
@@ -92,8 +137,8 @@ class SoftmaxKernel {
         for (int64_t k = 0; to && k < images; ++k)
           std::fill_n(to + k * slopes->image_stride(), x_.pixels, T(0));
         if (factors[i] == 0) continue;
-        const double slope = factors[i] * (grad.empty() ? 1 : grad[group]);
-        parts[i] = factors[i] * problem(order, n, c, counts_.at(group, c), slope, to);
+        const double slope = factors[i] * grad[group];
+        parts[i] = factors[i] * problem(order, n, c, totals[i], slope, to);
       }
     });
     for (int64_t i = 0; i < problems; ++i) result[i / x_.classes] += parts[i];
@@ -200,38 +245,14 @@ std::vector<double> run(const Tensor& logits, const Tensor& target, const Lovasz
   return values;
 }
 
-template <typename F>
-auto dispatch(const Tensor& logits, const F& f) {
-  return logits.scalar_type() == ScalarType::Double ? f(double{}) : f(float{});
-}
-
-double divisor_of(const std::string& reduction, int64_t groups) {
-  return reduction == "mean" ? static_cast<double>(std::max<int64_t>(groups, 1)) : 1.0;
-}
-
-Tensor reduced(const std::vector<double>& values, const std::string& reduction, const Tensor& like,
-               ScalarType type) {
-  const int64_t groups = static_cast<int64_t>(values.size());
-  if (reduction == "none") {
-    Tensor result = torch::stable::new_empty(like, {groups}, type);
-    Sink(result).store<double>(0, groups, values.data());
-    return result;
-  }
-  Tensor result = torch::stable::new_empty(like, std::vector<int64_t>{}, type);
-  double total = 0;
-  for (double value : values) total += value;
-  total /= divisor_of(reduction, groups);
-  Sink(result).store<double>(0, 1, &total);
-  return result;
-}
-
 Tensor lovasz(Tensor logits, Tensor target, std::string kind, bool present,
               std::optional<std::vector<int64_t>> classes, bool per_image,
               std::optional<int64_t> ignore_index, bool strict, std::string reduction, bool widen) {
   const LovaszOptions o{kind, present, classes, per_image, ignore_index, strict};
-  const auto values = dispatch(
-      logits, [&](auto sample) { return run<decltype(sample)>(logits, target, o, {}, {}, {}); });
-  return reduced(values, reduction, logits, result_type(logits, widen));
+  const auto grad = spread({}, reduction, o.groups(logits));
+  const auto values = dispatch_compute(
+      logits, [&](auto sample) { return run<decltype(sample)>(logits, target, o, grad, {}, {}); });
+  return reduced(values, reduction, logits, widen);
 }
 
 std::tuple<Tensor, Tensor> lovasz_with_gradient(Tensor logits, Tensor target, std::string kind,
@@ -240,13 +261,12 @@ std::tuple<Tensor, Tensor> lovasz_with_gradient(Tensor logits, Tensor target, st
                                                 bool per_image, std::optional<int64_t> ignore_index,
                                                 bool strict, std::string reduction, bool widen) {
   const LovaszOptions o{kind, present, classes, per_image, ignore_index, strict};
-  const int64_t groups = per_image ? logits.size(0) : 1;
-  const std::vector<double> grad(groups, 1 / divisor_of(reduction, groups));
-  Tensor gradient = torch::stable::empty_like(logits);
-  const auto values = dispatch(logits, [&](auto sample) {
+  const auto grad = spread({}, reduction, o.groups(logits));
+  const Tensor gradient = torch::stable::empty_like(logits);
+  const auto values = dispatch_compute(logits, [&](auto sample) {
     return run<decltype(sample)>(logits, target, o, grad, gradient, {});
   });
-  return {reduced(values, reduction, logits, result_type(logits, widen)), gradient};
+  return {reduced(values, reduction, logits, widen), gradient};
 }
 
 std::tuple<Tensor, Tensor> lovasz_backward(Tensor grad, Tensor logits, Tensor target,
@@ -256,28 +276,17 @@ std::tuple<Tensor, Tensor> lovasz_backward(Tensor grad, Tensor logits, Tensor ta
                                            bool strict, std::string reduction, bool,
                                            int64_t needs) {
   const LovaszOptions o{kind, present, classes, per_image, ignore_index, strict};
-  const int64_t groups = per_image ? logits.size(0) : 1;
-  std::vector<double> incoming(groups), buffer(1);
-  const Source<double> source(grad);
-  if (reduction == "none") {
-    const double* from = source.load(0, groups, incoming.data());
-    if (from != incoming.data()) std::copy(from, from + groups, incoming.data());
-  } else {
-    const double one = *source.load(0, 1, buffer.data()) / divisor_of(reduction, groups);
-    std::fill(incoming.begin(), incoming.end(), one);
-  }
   const bool of_target = (needs & 2) && o.hinge() && is_float(target.scalar_type());
   const std::vector<int64_t> none{0};
-  const Tensor g_logits =
-      needs & 1 ? torch::stable::empty_like(logits) : torch::stable::new_empty(logits, none);
-  const Tensor g_target = of_target ? torch::stable::new_empty(target, target.sizes())
-                                    : torch::stable::new_empty(logits, none);
-  dispatch(logits, [&](auto sample) {
-    return run<decltype(sample)>(logits, target, o, incoming,
-                                 needs & 1 ? std::optional(g_logits) : std::nullopt,
-                                 of_target ? std::optional(g_target) : std::nullopt);
+  std::optional<Tensor> g_logits, g_target;
+  if (needs & 1) g_logits = torch::stable::empty_like(logits);
+  if (of_target) g_target = torch::stable::new_empty(target, target.sizes());
+  const auto incoming = spread(grad, reduction, o.groups(logits));
+  dispatch_compute(logits, [&](auto sample) {
+    return run<decltype(sample)>(logits, target, o, incoming, g_logits, g_target);
   });
-  return {g_logits, g_target};
+  return {g_logits ? *g_logits : torch::stable::new_empty(logits, none),
+          g_target ? *g_target : torch::stable::new_empty(logits, none)};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {

@@ -1,5 +1,5 @@
-// What the exact and the binned Lovász losses share: their options, the labels and softmaxes of all
-// pixels, and the factors of the classes.
+// What the exact and the binned Lovász losses share: their options, the factors of the classes, the
+// way through the softmax, and what becomes of the values of groups.
 #pragma once
 
 #include "common/lovasz.h"
@@ -18,6 +18,7 @@ struct LovaszOptions {
   bool hinge() const { return kind == "hinge"; }
   bool softmax() const { return kind == "softmax"; }
   int64_t groups(const Planes& x) const { return per_image ? x.images : 1; }
+  int64_t groups(const Tensor& logits) const { return per_image ? logits.size(0) : 1; }
   // Images of a group.
   int64_t images(const Planes& x) const { return per_image ? 1 : x.images; }
 };
@@ -28,7 +29,6 @@ class LabelCounts {
   LabelCounts(const LovaszOptions& o, const Planes& x)
       : options_(o), classes_(x.classes), counts_(o.groups(x) * x.classes) {}
 
-  int64_t at(int64_t group, int64_t c) const { return counts_[group * classes_ + c]; }
   template <typename L>
   void add(int64_t image, const L* label, int64_t count) {
     std::vector<int64_t> found(classes_ + 2);  // also ignored ones and background
@@ -36,19 +36,10 @@ class LabelCounts {
     std::atomic<int64_t>* to = counts_.data() + (options_.per_image ? image : 0) * classes_;
     for (int64_t c = 0; c < classes_; ++c) to[c] += found[c + 1];
   }
-  // The factor of the value of each class of a group.
-  std::vector<double> factors(int64_t group) const {
-    std::vector<double> result(classes_);
-    if (options_.classes) {
-      const double each = 1 / static_cast<double>(options_.classes->size());
-      for (int64_t c : *options_.classes) result[c] += each;
-      return result;
-    }
-    double counted = 0;
-    for (int64_t c = 0; c < classes_; ++c) counted += !options_.present || at(group, c) > 0;
-    for (int64_t c = 0; c < classes_; ++c)
-      result[c] = !options_.present || at(group, c) > 0 ? 1 / counted : 0;
-    return result;
+  // Of each class of a group.
+  std::vector<int64_t> of(int64_t group) const {
+    const auto first = counts_.begin() + group * classes_;
+    return {first, first + classes_};
   }
 
  private:
@@ -56,6 +47,21 @@ class LabelCounts {
   int64_t classes_;
   std::vector<std::atomic<int64_t>> counts_;
 };
+
+// The factor of the value of each class of a group, from its numbers of pixels.
+inline std::vector<double> class_factors(const LovaszOptions& o,
+                                         const std::vector<int64_t>& counts) {
+  std::vector<double> factors(counts.size());
+  if (o.classes) {
+    for (int64_t c : *o.classes) factors[c] += 1 / static_cast<double>(o.classes->size());
+    return factors;
+  }
+  double counted = 0;
+  for (int64_t count : counts) counted += !o.present || count > 0;
+  for (size_t c = 0; c < counts.size(); ++c)
+    factors[c] = !o.present || counts[c] > 0 ? 1 / counted : 0;
+  return factors;
+}
 
 // body(i, n, p, count) for rows of up to kBlock pixels of the group of image n, in order; i counts
 // the pixels.
@@ -71,47 +77,6 @@ void for_each_row(const LovaszOptions& o, const Planes& x, int64_t first, const 
   }
 }
 
-// Copies a tensor of T with unit stride to one of any dtype and strides.
-template <typename T>
-void copy_planes(const Planes& from, const Planes& to) {
-  for_each_chunk(from, [&](int64_t, int64_t n, int64_t p, int64_t count) {
-    std::vector<T> buffer(from.classes * count);
-    from.load(n, p, count, count, buffer.data());
-    to.store(n, p, count, count, buffer.data());
-  });
-}
-
-// The probability of a pixel.
-template <typename T>
-FASTLOSS_FN T probability_of(T x, T peak, T inverse) {
-  return exp_nonpositive(x - peak) * inverse;
-}
-
-// What every pixel keeps of its softmax, and its label; (N, P) each.
-template <typename T>
-struct PixelSoftmax {
-  std::unique_ptr<T[]> peak, inverse;
-  std::unique_ptr<Label<T>[]> label;
-};
-
-// From the slopes d L / d e of a row those of its p: slope sign(p - t). Adds to <p, g_p>.
-template <bool kSoftmax, int64_t kWidth, typename T>
-FASTLOSS_SIMD void signed_slopes(const T* __restrict x, const T* __restrict peak,
-                                 const T* __restrict inverse, const Label<T>* __restrict label,
-                                 Label<T> c, const T* __restrict slope, T* __restrict p,
-                                 T* __restrict g, T* __restrict mean) {
-#pragma GCC ivdep
-  for (int64_t j = 0; j < kWidth; ++j) {
-    const T value = kSoftmax ? probability_of(x[j], peak[j], inverse[j]) : x[j];
-    const T difference = value - (label[j] == c ? T(1) : T(0));
-    const T signed_slope = difference > T(0) ? slope[j] : difference < T(0) ? -slope[j] : T(0);
-    g[j] = label[j] >= 0 ? signed_slope : T(0);
-    if constexpr (kSoftmax) {
-      p[j] = value;
-      mean[j] += value * g[j];
-    }
-  }
-}
 // p (g_p - <p, g_p>), the gradient of the logits.
 template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void through_softmax(const T* __restrict p, const T* __restrict mean,
@@ -122,6 +87,45 @@ FASTLOSS_SIMD void through_softmax(const T* __restrict p, const T* __restrict me
     const T value = p[j] * (g[j] - mean[j]);
     out[j] = label[j] >= 0 ? value : T(0);
   }
+}
+
+template <typename F>
+auto dispatch_compute(const Tensor& logits, const F& f) {
+  return logits.scalar_type() == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+// The values of the groups as the op returns them.
+inline Tensor reduced(const std::vector<double>& values, const std::string& reduction,
+                      const Tensor& like, bool widen) {
+  const int64_t groups = static_cast<int64_t>(values.size());
+  const ScalarType type = result_type(like, widen);
+  if (reduction == "none") {
+    Tensor result = torch::stable::new_empty(like, {groups}, type);
+    Sink(result).store<double>(0, groups, values.data());
+    return result;
+  }
+  double total = 0;
+  for (double value : values) total += value;
+  if (reduction == "mean") total /= static_cast<double>(std::max<int64_t>(groups, 1));
+  Tensor result = torch::stable::new_empty(like, std::vector<int64_t>{}, type);
+  Sink(result).store<double>(0, 1, &total);
+  return result;
+}
+
+// The gradient of the value of every group, from that of the result: ones if there is none.
+inline std::vector<double> spread(const std::optional<Tensor>& grad, const std::string& reduction,
+                                  int64_t groups) {
+  std::vector<double> result(groups, 1);
+  if (grad) {
+    const bool none = reduction == "none";
+    const Source<double> source(*grad);  // keeps the copy of a strided tensor
+    std::vector<double> buffer(none ? groups : 1);
+    const double* from = source.load(0, none ? groups : 1, buffer.data());
+    for (int64_t g = 0; g < groups; ++g) result[g] = from[none ? g : 0];
+  }
+  if (reduction == "mean")
+    for (double& value : result) value /= static_cast<double>(std::max<int64_t>(groups, 1));
+  return result;
 }
 
 }  // namespace fastloss::cpu

@@ -91,7 +91,7 @@ class HingeKernel {
     torch::stable::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
       Order<T, Index> order(count, count, 0);
       for (int64_t g = first; g < last; ++g) {
-        const Group group{g * o_.images(x_), count, grad.empty() ? 1.0 : grad[g]};
+        const Group group{g * o_.images(x_), count, grad[g]};
         Targets targets(soft ? count : 0);
         const HingeCounts counts = read(order, group, soft, targets);
         result[g] = counts.soft || g_target_ ? soft_group(order, group, targets)

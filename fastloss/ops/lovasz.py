@@ -6,8 +6,11 @@ from torch import Tensor
 
 from .._library import register
 from ..reference import lovasz as reference
+from ..reference import lovasz_histogram as binned
 from . import _arguments as check
 from . import _segmentation as segmentation
+
+MOST_BINS = 65536
 
 _op = register(
     "lovasz",
@@ -19,6 +22,16 @@ _op = register(
     check=reference.check,
 )
 
+_op_binned = register(
+    "lovasz_histogram",
+    "(Tensor logits, Tensor target, str kind, bool present, int[]? classes, bool per_image, "
+    "int? ignore_index, bool strict, int bins, str reduction, bool widen)",
+    binned.forward,
+    binned.backward,
+    differentiable=("logits",),
+    check=binned.check,
+)
+
 
 def lovasz_softmax(
     logits: Tensor,
@@ -27,6 +40,8 @@ def lovasz_softmax(
     classes: str | Sequence[int] = "present",
     per_image: bool = False,
     ignore_index: int | None = None,
+    method: str = "exact",
+    bins: int = 4096,
     from_logits: bool = True,
     strict: bool = True,
     reduction: str = "mean",
@@ -62,7 +77,8 @@ def lovasz_softmax(
     present, listed = _classes(classes, logits.shape[1])
     kind = "softmax" if check.flag("from_logits", from_logits) else "probabilities"
     check.flag("strict", strict)
-    return _loss(logits, target, kind, present, listed, per_image, ignore_index, strict, reduction)
+    form = (kind, present, listed, per_image, ignore_index, strict)
+    return _loss(logits, target, *form, method, bins, reduction)
 
 
 def lovasz_hinge(
@@ -71,6 +87,8 @@ def lovasz_hinge(
     *,
     per_image: bool = False,
     ignore_index: int | None = None,
+    method: str = "exact",
+    bins: int = 4096,
     reduction: str = "mean",
 ) -> Tensor:
     r"""Lovász hinge: the Lovász extension of 1 - Jaccard at :math:`\max(0, 1 - x (2t - 1))`.
@@ -101,7 +119,10 @@ def lovasz_hinge(
         )
     if t.dtype in check.FLOATING:
         x, t = check.promote(x, t)
-    return _loss(x[:, None], t, "hinge", False, None, per_image, ignore_index, True, reduction)
+    if method == "histogram" and t.requires_grad:
+        raise ValueError('target has no gradient with method "histogram": pass target.detach()')
+    form = ("hinge", False, None, per_image, ignore_index, True)
+    return _loss(x[:, None], t, *form, method, bins, reduction)
 
 
 def _classes(classes: str | Sequence[int], count: int) -> tuple[bool, list[int] | None]:
@@ -130,13 +151,21 @@ def _loss(
     per_image: bool,
     ignore_index: int | None,
     strict: bool,
+    method: str,
+    bins: int,
     reduction: str,
 ) -> Tensor:
     """Logits (N, C, *) and target (N, *)."""
     check.flag("per_image", per_image)
+    check.choice("method", method, ("exact", "histogram"))
+    if isinstance(bins, bool) or not isinstance(bins, int):
+        raise TypeError(f"bins must be an integer, got {type(bins).__name__}")
+    if not 1 <= bins <= MOST_BINS:
+        raise ValueError(f"bins must be in [1, {MOST_BINS}], got {bins}")
     check.choice("reduction", reduction, check.REDUCTIONS)
     x, t = segmentation.pixels(logits, target, per_image)
-    return _op(
-        x, t, kind, present, classes, per_image, segmentation.ignored_index(ignore_index), strict,
-        reduction, check.under_autocast(logits),
-    )  # fmt: skip
+    ignored = segmentation.ignored_index(ignore_index)
+    form = (kind, present, classes, per_image, ignored, strict)
+    if method == "exact":
+        return _op(x, t, *form, reduction, check.under_autocast(logits))
+    return _op_binned(x, t, *form, bins, reduction, check.under_autocast(logits))

@@ -50,7 +50,7 @@ def check(
         check_indices(target, logits.shape[1], ignore_index)
 
 
-class _Pixels(NamedTuple):
+class Pixels(NamedTuple):
     """Each (N, C, P), or (N, 1, P) for `valid`."""
 
     x: Tensor
@@ -60,9 +60,11 @@ class _Pixels(NamedTuple):
     error: Tensor  # -inf where ignored
 
 
-def _pixels(
-    logits: Tensor, target: Tensor, kind: str, ignore_index: int | None, strict: bool
-) -> _Pixels:
+def pixels(
+    logits: Tensor, target: Tensor, kind: str, ignore_index: int | None, strict: bool,
+    hard: bool = False,
+) -> Pixels:  # fmt: skip
+    """The errors of all pixels; `hard` makes targets of hinge 0 or 1."""
     x = logits.to(compute_dtype(logits)).contiguous()
     if not target.is_floating_point():
         target = target.long()  # a small integer type could not hold ignore_index
@@ -73,6 +75,7 @@ def _pixels(
     x = x.masked_fill(~valid, 0)
     if kind == "hinge":
         p, t = x, torch.where(valid, target, 0).to(x.dtype)
+        t = (t > 0.5).to(x.dtype) if hard else t
         error = 1 - x * (2 * t - 1)
     else:
         p, classes = x.softmax(1) if kind == "softmax" else x, x.shape[1]
@@ -81,7 +84,7 @@ def _pixels(
         if strict:
             t = t.masked_fill(((target < 0) | (target >= classes)) & valid, torch.nan)
         error = (t - p).abs()
-    return _Pixels(x, p, t, valid, error.masked_fill(~valid, -torch.inf))
+    return Pixels(x, p, t, valid, error.masked_fill(~valid, -torch.inf))
 
 
 def _grouped(x: Tensor, per_image: bool) -> Tensor:
@@ -103,7 +106,7 @@ class _Sorted(NamedTuple):
     slope: Tensor  # the derivative of J_i with respect to I_i
 
 
-def _sort(s: _Pixels, per_image: bool) -> _Sorted:
+def _sort(s: Pixels, per_image: bool) -> _Sorted:
     error, order = _grouped(s.error, per_image).sort(dim=-1, descending=True, stable=True)
     t = _grouped(s.t, per_image).gather(-1, order).double()
     rank = torch.arange(1, t.shape[-1] + 1, dtype=t.dtype, device=t.device)
@@ -114,8 +117,8 @@ def _sort(s: _Pixels, per_image: bool) -> _Sorted:
     return _Sorted(order, error.clamp(min=0).double(), jump, -rank / union.square())
 
 
-def _class_factors(
-    s: _Pixels, present: bool, classes: Sequence[int] | None, per_image: bool
+def class_factors(
+    s: Pixels, present: bool, classes: Sequence[int] | None, per_image: bool
 ) -> Tensor:
     """The factor of the value of every class, (G, C) or broadcast to it."""
     count = s.t.shape[1]
@@ -128,6 +131,14 @@ def _class_factors(
         return torch.full((count,), 1 / max(count, 1), dtype=torch.float64, device=s.t.device)
     there = _grouped(s.t != 0, per_image).any(-1).double()  # NaN counts: its value is NaN
     return there / there.sum(-1, keepdim=True).clamp(min=1)
+
+
+def through_error(s: Pixels, slope: Tensor, kind: str) -> Tensor:
+    """The gradient of the logits, (N, C, P), from that of max(e, 0)."""
+    if kind == "hinge":
+        return slope * s.error.sign().clamp(min=0) * (1 - 2 * s.t)
+    g_p = torch.where(s.valid, slope * (s.p - s.t).sign(), 0)
+    return s.p * (g_p - (s.p * g_p).sum(1, keepdim=True)) if kind == "softmax" else g_p
 
 
 def forward(
@@ -143,11 +154,11 @@ def forward(
     widen: bool,
 ) -> Tensor:
     """(G,) for reduction "none", else a scalar."""
-    s = _pixels(logits, target, kind, ignore_index, strict)
+    s = pixels(logits, target, kind, ignore_index, strict)
     sort = _sort(s, per_image)
     values = (sort.error * sort.jump).sum(-1)  # (G, C)
     if kind != "hinge":
-        factor = _class_factors(s, present, classes, per_image)
+        factor = class_factors(s, present, classes, per_image)
         values = torch.where(factor == 0, 0, values * factor)
     values = values.sum(-1)
     return reduce(values, None, None, None, reduction, len(values), result_dtype(logits, widen))
@@ -168,12 +179,12 @@ def backward(
     needs: int,
 ) -> list[Tensor]:
     """Gradients to the logits and, for hinge, to a floating-point target."""
-    s = _pixels(logits, target, kind, ignore_index, strict)
+    s = pixels(logits, target, kind, ignore_index, strict)
     sort = _sort(s, per_image)
     values = sort.jump.new_empty(len(sort.jump))
     g = spread(grad, values, None, None, reduction, len(values))[:, None]  # (G, 1)
     if kind != "hinge":
-        g = g * _class_factors(s, present, classes, per_image)
+        g = g * class_factors(s, present, classes, per_image)
 
     def unsorted(x: Tensor) -> Tensor:
         """g x in the place of its pixel and class, (N, C, P)."""
@@ -182,20 +193,14 @@ def backward(
         return _ungrouped(x, s.x.shape, per_image)
 
     jump, g_t = unsorted(sort.jump), None
-    if kind == "hinge":
-        jump = jump * s.error.sign().clamp(min=0)  # the derivative of max(e, 0)
-        g_x = jump * (1 - 2 * s.t)
-        if target.is_floating_point():
-            # The value is also sum_i (e_i - e_{i+1}) J_i, and t_j is part of I_i where i < j.
-            drop = (sort.error[..., :-1] - sort.error[..., 1:]) * sort.slope[..., :-1]
-            before = torch.cat((torch.zeros_like(sort.error[..., :1]), drop.cumsum(-1)), -1)
-            g_t = unsorted(before[..., : sort.error.shape[-1]]) - 2 * s.x * jump
-            g_t = torch.where(s.valid, g_t, 0).view_as(target)
-    else:
-        g_p = torch.where(s.valid, jump * (s.p - s.t).sign(), 0)
-        g_x = g_p
-        if kind == "softmax":
-            g_x = s.p * (g_p - (s.p * g_p).sum(1, keepdim=True))
+    if kind == "hinge" and target.is_floating_point():
+        # The value is also sum_i (e_i - e_{i+1}) J_i, and t_j is part of I_i where i < j.
+        drop = (sort.error[..., :-1] - sort.error[..., 1:]) * sort.slope[..., :-1]
+        before = torch.cat((torch.zeros_like(sort.error[..., :1]), drop.cumsum(-1)), -1)
+        wrong = jump * s.error.sign().clamp(min=0)  # the derivative of max(e, 0)
+        g_t = unsorted(before[..., : sort.error.shape[-1]]) - 2 * s.x * wrong
+        g_t = torch.where(s.valid, g_t, 0).view_as(target)
+    g_x = through_error(s, jump, kind)
     result = gradients(needs, logits, (g_x, logits.dtype), (g_t, target.dtype))
     if needs & 1:  # in the layout of the logits
         result[0] = torch.empty_like(logits).copy_(result[0])
