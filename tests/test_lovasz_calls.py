@@ -29,6 +29,11 @@ COMMON = [
     ({"per_image": 1}, TypeError, "per_image must be True or False, got int"),
     ({"ignore_index": 255.0}, TypeError, "ignore_index must be an integer or None, got float"),
     ({"ignore_index": True}, TypeError, "ignore_index must be an integer or None, got bool"),
+    ({"method": "sort"}, ValueError, "method must be one of 'exact', 'histogram', got 'sort'"),
+    ({"bins": 1.0}, TypeError, "bins must be an integer, got float"),
+    ({"bins": True}, TypeError, "bins must be an integer, got bool"),
+    ({"bins": 0}, ValueError, r"bins must be in \[1, 65536\], got 0"),
+    ({"bins": 65537}, ValueError, r"bins must be in \[1, 65536\], got 65537"),
     ({"reduction": "avg"}, ValueError, "one of 'none', 'mean', 'sum', got 'avg'"),
 ]
 SPECIAL = {
@@ -50,6 +55,11 @@ SPECIAL = {
     F.lovasz_hinge: [
         ({"logits": X}, ValueError, r"target likewise, got \(2, 3, 4, 5\) and \(2, 4, 5\)"),
         ({"target": HARD[:, :1]}, ValueError, r"got \(2, 4, 5\) and \(2, 1, 5\)"),
+        (
+            {"target": HARD.float().requires_grad_(), "method": "histogram"},
+            ValueError,
+            'target has no gradient with method "histogram": pass target.detach',
+        ),
     ],
 }
 CASES = [(f, *row) for f, rows in SPECIAL.items() for row in (*COMMON, *rows)]
@@ -64,28 +74,42 @@ def test_error(function, changes, error, message):
         function(**{**GOOD[function], **changes})
 
 
+METHODS = pytest.mark.parametrize("method", ("exact", "histogram"))
+
+
+@METHODS
 @pytest.mark.parametrize("backend", ("auto", "reference"))
 @pytest.mark.parametrize("bad", (3, -1, 255, 2**40))
-def test_label_out_of_range(bad, backend):
+def test_label_out_of_range(bad, backend, method):
     target = LABELS.clone()
     target[1, 0, 2] = bad
+    options = {"method": method, "bins": 16}
     with fastloss.backend(backend):
         with pytest.raises(IndexError, match=rf"\[0, 2\]; got {bad} at index 22"):
-            F.lovasz_softmax(X, target)
-        assert F.lovasz_softmax(X, target, ignore_index=bad).isfinite()
-        assert F.lovasz_softmax(X, target, strict=False).isfinite()
-    with implementation("reference"):  # as a kernel that cannot raise
-        values = F.lovasz_softmax(X, target, per_image=True, reduction="none")
+            F.lovasz_softmax(X, target, **options)
+        assert F.lovasz_softmax(X, target, ignore_index=bad, **options).isfinite()
+        assert F.lovasz_softmax(X, target, strict=False, **options).isfinite()
+
+
+@METHODS
+@pytest.mark.parametrize("language", ("reference", "triton"))
+def test_label_out_of_range_where_nothing_can_raise(method, language, triton_kernels):
+    target = LABELS.clone()
+    target[1], target[1, 0, 2] = 255, 3
+    options = {"method": method, "bins": 16, "ignore_index": 255}
+    with implementation(language):
+        values = F.lovasz_softmax(X, target, per_image=True, reduction="none", **options)
     assert values[0].isfinite() and values[1].isnan()
 
 
+@METHODS
 @pytest.mark.parametrize("shape", ((0, 3, 4), (2, 3, 0), (0, 3)), ids=str)
 @pytest.mark.parametrize("reduction", ("none", "mean", "sum"))
 @pytest.mark.parametrize("per_image", (False, True))
-def test_empty(per_image, reduction, shape):
+def test_empty(per_image, reduction, shape, method):
     """0, connected to the graph."""
     x = torch.zeros(shape, requires_grad=True)
-    options = {"per_image": per_image, "reduction": reduction}
+    options = {"per_image": per_image, "reduction": reduction, "method": method}
     for value in (
         F.lovasz_softmax(x, torch.zeros(shape[:1] + shape[2:]).long(), **options),
         F.lovasz_hinge(x, torch.zeros(shape), **options),
@@ -117,19 +141,23 @@ def test_dtypes_of_the_target(dtype):
         )
 
 
-def test_channels_last_gradient_has_the_layout_of_the_logits():
+@METHODS
+def test_channels_last_gradient_has_the_layout_of_the_logits(method):
     x = X.contiguous(memory_format=torch.channels_last).requires_grad_()
-    (gradient,) = torch.autograd.grad(F.lovasz_softmax(x, LABELS, per_image=True), x)
+    loss = F.lovasz_softmax(x, LABELS, per_image=True, method=method)
+    (gradient,) = torch.autograd.grad(loss, x)
     assert gradient.stride() == x.stride()
 
 
 OPTIONS = {
     losses.LovaszSoftmaxLoss: {
         "classes": ("all", [2, 0]), "per_image": (True,), "ignore_index": (1,),
+        "method": ("histogram",), "bins": (5,),
         "from_logits": (False,), "strict": (False,), "reduction": ("sum", "none"),
     },
     losses.LovaszHingeLoss: {
-        "per_image": (True,), "ignore_index": (1,), "reduction": ("sum", "none"),
+        "per_image": (True,), "ignore_index": (1,), "method": ("histogram",), "bins": (5,),
+        "reduction": ("sum", "none"),
     },
 }  # fmt: skip
 

@@ -17,6 +17,8 @@ class LovaszSoftmaxLoss(_PixelLoss):
         classes: str | Sequence[int] = "present",
         per_image: bool = False,
         ignore_index: int | None = None,
+        method: str = "exact",
+        bins: int = 4096,
         from_logits: bool = True,
         strict: bool = True,
         reduction: str = "mean",
@@ -25,6 +27,8 @@ class LovaszSoftmaxLoss(_PixelLoss):
             classes=classes,
             per_image=per_image,
             ignore_index=ignore_index,
+            method=method,
+            bins=bins,
             from_logits=from_logits,
             strict=strict,
             reduction=reduction,
@@ -41,6 +45,14 @@ class LovaszHingeLoss(_PixelLoss):
         self,
         per_image: bool = False,
         ignore_index: int | None = None,
+        method: str = "exact",
+        bins: int = 4096,
         reduction: str = "mean",
     ):
-        super().__init__(per_image=per_image, ignore_index=ignore_index, reduction=reduction)
+        super().__init__(
+            per_image=per_image,
+            ignore_index=ignore_index,
+            method=method,
+            bins=bins,
+            reduction=reduction,
+        )

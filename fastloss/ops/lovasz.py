@@ -48,9 +48,19 @@ def lovasz_softmax(
 ) -> Tensor:
     r"""Lovász-Softmax: per class, the Lovász extension of 1 - Jaccard at the errors |t - p|.
 
-    The errors of a class are sorted once; the result is the mean over classes. The sort is stable:
-    of pixels with equal errors the first comes first. Formula and edge rules:
-    `fastloss/reference/lovasz.py`. Source: Berman et al., arXiv 1705.08790.
+    The result is the mean over classes. Source: Berman et al., arXiv 1705.08790. Formulas and edge
+    rules: `fastloss/reference/lovasz.py` and `lovasz_histogram.py`.
+
+    `method="exact"` puts the errors of every class in order; of pixels with equal errors the first
+    comes first. `method="histogram"` only counts them in `bins` bins, which takes less than half
+    the time and memory, and is within 1 / (2 bins) of the exact value. Seen at 4096 bins, against
+    the exact loss in float64, for a class of 2^18 pixels with logits of standard deviation 2:
+
+        positives, mean logit   value     gradient, relative L2 (L1)
+        untrained  20 %, 0      9e-8      6e-4 (4e-4)
+        middle      5 %, 3      6e-8      3e-4 (4e-4)
+        trained     1 %, 6      4e-7      7e-4 (2e-3)
+        rare      31 pixels, 4  6e-6      1e-2 (6e-3)
 
     Args:
         logits: (N, C, *), any number of further dimensions, floating point.
@@ -60,6 +70,8 @@ def lovasz_softmax(
         per_image: A loss for every image, instead of one for all pixels of the batch.
         ignore_index: Pixels with this label count nothing, whatever their logits; None: no such
             label.
+        method: "exact" or "histogram".
+        bins: 1 to 65536, for "histogram".
         from_logits: False: `logits` are probabilities, and nothing is normalised.
         strict: False: a label out of range is background of every class.
         reduction: Over the images: "mean", "sum" or "none". Without per_image there is one value.
@@ -93,17 +105,18 @@ def lovasz_hinge(
 ) -> Tensor:
     r"""Lovász hinge: the Lovász extension of 1 - Jaccard at :math:`\max(0, 1 - x (2t - 1))`.
 
-    Of pixels with equal errors the first comes first. Formula and edge rules:
-    `fastloss/reference/lovasz.py`. Source: Berman et al., arXiv 1705.08790.
+    Source: Berman et al., arXiv 1705.08790. Formulas, edge rules and methods as `lovasz_softmax`;
+    the bins of "histogram" are `bins` / 32 to an octave of the errors, and the value is within
+    16 / bins of itself.
 
     Args:
         logits: (N, *) or (N, 1, *), floating point.
         target: 0 or 1, in either shape of the logits, any real dtype. Floating-point targets may
-            lie between.
-        per_image, ignore_index, reduction: As `lovasz_softmax`.
+            lie between; for "histogram" those above 1/2 are 1, the others 0.
+        per_image, ignore_index, method, bins, reduction: As `lovasz_softmax`.
 
     Returns:
-        As `lovasz_softmax`. Differentiable in logits and in a floating-point target.
+        As `lovasz_softmax`. Differentiable in logits; with "exact" in a floating-point target too.
 
     Raises:
         TypeError, ValueError: an argument is not as described.

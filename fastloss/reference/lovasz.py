@@ -117,20 +117,23 @@ def _sort(s: Pixels, per_image: bool) -> _Sorted:
     return _Sorted(order, error.clamp(min=0).double(), jump, -rank / union.square())
 
 
-def class_factors(
-    s: Pixels, present: bool, classes: Sequence[int] | None, per_image: bool
-) -> Tensor:
-    """The factor of the value of every class, (G, C) or broadcast to it."""
-    count = s.t.shape[1]
+def class_factors(there: Tensor, present: bool, classes: Sequence[int] | None) -> Tensor:
+    """The factor of the value of every class, (G, C) or broadcast to it, from the classes that
+    occur in every group (G, C)."""
+    count = there.shape[1]
     if classes is not None:
-        factor = torch.zeros(count, dtype=torch.float64, device=s.t.device)
+        factor = torch.zeros(count, dtype=torch.float64, device=there.device)
         for c in classes:
             factor[c] += 1 / len(classes)
         return factor
     if not present:
-        return torch.full((count,), 1 / max(count, 1), dtype=torch.float64, device=s.t.device)
-    there = _grouped(s.t != 0, per_image).any(-1).double()  # NaN counts: its value is NaN
-    return there / there.sum(-1, keepdim=True).clamp(min=1)
+        return torch.full((count,), 1 / max(count, 1), dtype=torch.float64, device=there.device)
+    return there.double() / there.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _occurring(s: Pixels, per_image: bool) -> Tensor:
+    """The classes of every group (G, C); NaN counts: its value is NaN."""
+    return _grouped(s.t != 0, per_image).any(-1)
 
 
 def through_error(s: Pixels, slope: Tensor, kind: str) -> Tensor:
@@ -158,7 +161,7 @@ def forward(
     sort = _sort(s, per_image)
     values = (sort.error * sort.jump).sum(-1)  # (G, C)
     if kind != "hinge":
-        factor = class_factors(s, present, classes, per_image)
+        factor = class_factors(_occurring(s, per_image), present, classes)
         values = torch.where(factor == 0, 0, values * factor)
     values = values.sum(-1)
     return reduce(values, None, None, None, reduction, len(values), result_dtype(logits, widen))
@@ -184,7 +187,7 @@ def backward(
     values = sort.jump.new_empty(len(sort.jump))
     g = spread(grad, values, None, None, reduction, len(values))[:, None]  # (G, 1)
     if kind != "hinge":
-        g = g * class_factors(s, present, classes, per_image)
+        g = g * class_factors(_occurring(s, per_image), present, classes)
 
     def unsorted(x: Tensor) -> Tensor:
         """g x in the place of its pixel and class, (N, C, P)."""

@@ -88,9 +88,8 @@ def slopes(positives: Tensor, negatives: Tensor) -> Slopes:
     """From the counts in every bin (G, C, K + 1), any integer dtype, errors ascending."""
 
     def with_above(counts: Tensor) -> tuple[Tensor, Tensor]:
-        counts = counts.double()
-        upto = counts.flip(-1).cumsum(-1).flip(-1)
-        return upto - counts, upto
+        upto = counts.long().flip(-1).cumsum(-1).flip(-1)
+        return (upto - counts).double(), upto.double()
 
     f_above, f_upto = with_above(positives)
     b_above, b_upto = with_above(negatives)
@@ -123,7 +122,8 @@ def _bins(
 ) -> _Bins:  # fmt: skip
     pixels = exact.pixels(logits, target, kind, ignore_index, strict, hard=True)
     n, c, _ = pixels.error.shape
-    k, hot, size = _bin(pixels.error, kind, bins), pixels.t > 0.5, count_of(kind, bins) + 1
+    k, size = _bin(pixels.error, kind, bins), count_of(kind, bins) + 1
+    hot = (pixels.t > 0.5) | pixels.t.isnan()  # of a label out of range
     groups = n if per_image else 1
     image = torch.arange(n, device=k.device)[:, None, None] * per_image
     group = image * c + torch.arange(c, device=k.device)[:, None]
@@ -132,6 +132,12 @@ def _bins(
     counted = pixels.valid.expand_as(k).reshape(-1).long()
     counts = counts.scatter_add(0, at.reshape(-1), counted).view(2, groups, c, size)
     return _Bins(pixels, hot, k, counts)
+
+
+def _of_pixels(b: _Bins, s: Slopes) -> Tensor:
+    """The slope of every pixel and class, (N, C, P)."""
+    positive, negative = (table.expand(len(b.k), -1, -1).gather(-1, b.k) for table in s)
+    return torch.where(b.hot, positive, negative)
 
 
 def forward(
@@ -149,9 +155,15 @@ def forward(
 ) -> Tensor:
     """(G,) for reduction "none", else a scalar."""
     b = _bins(logits, target, kind, per_image, ignore_index, strict, bins)
-    result = values(b.counts, slopes(b.counts[1], b.counts[0]), middles(kind, bins, b.k.device))
+    s = slopes(b.counts[1], b.counts[0])
+    result = values(b.counts, s, middles(kind, bins, b.k.device))
+    if logits.requires_grad:  # its derivative, which a count has not
+        error = torch.where(b.pixels.error.isfinite(), b.pixels.error, 0).relu()
+        part = _of_pixels(b, s) * (error - error.detach())
+        part = part.sum(-1) if per_image else part.sum((0, 2))[None]
+        result = result + part
     if kind != "hinge":
-        factor = exact.class_factors(b.pixels, present, classes, per_image)
+        factor = exact.class_factors(b.counts[1].sum(-1) > 0, present, classes)
         result = torch.where(factor == 0, 0, result * factor)
     result = result.sum(-1)
     return reduce(result, None, None, None, reduction, len(result), result_dtype(logits, widen))
@@ -175,15 +187,11 @@ def backward(
     """Gradient to the logits."""
     b = _bins(logits, target, kind, per_image, ignore_index, strict, bins)
     s = slopes(b.counts[1], b.counts[0])
-    groups, n = b.counts.shape[1], len(logits)
+    groups = b.counts.shape[1]
     g = spread(grad, s.positive.new_empty(groups), None, None, reduction, groups)[:, None]
     if kind != "hinge":
-        g = g * exact.class_factors(b.pixels, present, classes, per_image)
-
-    def of_pixels(table: Tensor) -> Tensor:
-        return (g[..., None] * table).expand(n, -1, -1).gather(-1, b.k)
-
-    slope = torch.where(b.hot, of_pixels(s.positive), of_pixels(s.negative)).to(b.pixels.x.dtype)
-    g_x = exact.through_error(b.pixels, slope, kind)
+        g = g * exact.class_factors(b.counts[1].sum(-1) > 0, present, classes)
+    s = Slopes(*(torch.where(g[..., None] == 0, 0, g[..., None] * table) for table in s))
+    g_x = exact.through_error(b.pixels, _of_pixels(b, s).to(b.pixels.x.dtype), kind)
     (result,) = gradients(needs, logits, (g_x, logits.dtype))
     return [torch.empty_like(logits).copy_(result)] if needs & 1 else [result]

@@ -1,5 +1,7 @@
 """Properties of the Lovász losses."""
 
+import itertools
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -183,3 +185,40 @@ def test_many_pixels(function):
     assert (gradient - slopes).abs().sum() < 1e-3 * slopes.abs().sum()
     if function is F.lovasz_hinge:
         assert abs(slopes.abs().sum() - 1) < 1e-9
+
+
+def test_of_zeros_and_ones_it_is_the_jaccard_loss():
+    """For all predictions and labels of five pixels."""
+    sets = torch.tensor(list(itertools.product((0, 1), repeat=5)))
+    predicted, true = sets.repeat_interleave(len(sets), 0), sets.repeat(len(sets), 1)
+    p = torch.stack((1 - predicted, predicted), 1).double()
+    options = {"classes": [1], "from_logits": False, "per_image": True, "reduction": "none"}
+    both, either = (predicted & true).sum(1), (predicted | true).sum(1)
+    expected = torch.where(either == 0, 0, 1 - both.double() / either.clamp(min=1))
+    close(F.lovasz_softmax(p, true, **options), expected)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("steps", (None, 50))
+def test_exact_is_a_sort_in_float64(dtype, steps):
+    """Of the errors as they are rounded; with steps most of them are equal."""
+    g = torch.Generator().manual_seed(3)
+    p = torch.rand(2, 3, 40, 50, generator=g, dtype=torch.float64).softmax(1)
+    p = ((p * steps).round() / steps if steps else p).to(dtype)
+    t = torch.randint(0, 3, (2, 40, 50), generator=g)
+    value, gradient = run(F.lovasz_softmax, p, t, from_logits=False)
+    expected, total = 0.0, torch.zeros_like(p, dtype=torch.float64)
+    for c in range(3):
+        hot = (t == c).flatten()
+        difference = (p[:, c].flatten() - hot.to(dtype)).double()
+        error, order = difference.abs().sort(descending=True, stable=True)
+        f = hot[order].double()
+        after = f.sum() - f.cumsum(0)
+        loss = 1 - after / (torch.arange(1, len(f) + 1) + after)
+        jump = loss.diff(prepend=loss.new_zeros(1))
+        expected += (error * jump).sum() / 3
+        slope = torch.zeros_like(jump).scatter(0, order, jump) * difference.sign() / 3
+        total[:, c] = slope.view(2, 40, 50)
+    scale = torch.finfo(dtype).eps
+    torch.testing.assert_close(value.double(), expected, rtol=64 * scale, atol=0)
+    torch.testing.assert_close(gradient.double(), total, rtol=8 * scale, atol=1e-15)

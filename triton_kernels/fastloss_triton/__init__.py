@@ -4,6 +4,8 @@ from . import (  # noqa: F401
     bounded_iou_loss,
     box_loss,
     cross_entropy,
+    lovasz,
+    lovasz_histogram,
     pairwise_iou,
     regression_loss,
     scale,
