@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from bench.baselines import lovasz
 from bench.inputs import Inputs, Shape, Source
-from bench.workload import Upstream, Workload
+from bench.workload import Peer, Upstream, Workload
 
 # Street scenes: 19 classes, and ids of 255 for what has none. 5M logits (20 MB) are far beyond the
 # cache of one core; 159M fill a large GPU (1.3 GB for logits and gradient).
@@ -17,6 +18,8 @@ _MAPS = MappingProxyType({"small": (4, 19, 256, 256), "large": (32, 19, 512, 512
 # One object against the background: 4M and 67M logits.
 _MASKS = MappingProxyType({"small": (16, 1, 512, 512), "large": (64, 1, 1024, 1024)})
 IGNORED = 255
+# Masks of objects, hinge losses of one image-sized logit: 1M and 67M logits.
+_OBJECTS = MappingProxyType({"small": (4, 512, 512), "large": (64, 1024, 1024)})
 _BLOCK = 16  # pixels: objects are connected, so that neighbours mostly have the same class
 
 
@@ -39,6 +42,12 @@ def masks(source: Source, shape: Shape) -> Inputs:
     return Inputs((source.normal(*shape, std=1.5).add_(4 * target - 2), target))
 
 
+def objects(source: Source, shape: Shape) -> Inputs:
+    """Logits and a mask of integers, both (N, H, W)."""
+    logits, target = masks(source, (shape[0], 1, *shape[1:])).arguments
+    return Inputs((logits[:, 0], target[:, 0].long()))
+
+
 def _blocks(source: Source, images: int, classes: int, height: int, width: int) -> torch.Tensor:
     """Class ids (N, H, W) that change from block to block alone."""
     area = (-(-height // _BLOCK), -(-width // _BLOCK))
@@ -55,10 +64,14 @@ def _workload(
     upstream: tuple[Upstream, ...] = (),
     **others: Any,
 ) -> Workload:
-    settings = {"make_inputs": class_maps, "sizes": _MAPS, "suite": "segmentation"} | others
+    settings = {
+        "stem": "segmentation",
+        "make_inputs": class_maps,
+        "sizes": _MAPS,
+        "suite": "segmentation",
+    } | others
     return Workload(
         name=name,
-        stem="segmentation",
         call=call,
         options=options,
         reason=reason,
@@ -128,6 +141,52 @@ LOSSES = (
     ),
 )
 
+
+def _lovasz(name: str, call: str, reason: str, *rest: Any, **others: Any) -> Workload:
+    # Differences of nearly equal Jaccard losses in float32 put the opponents' gradients off by
+    # 1e-3.
+    settings = {"stem": "lovasz", "tolerance": 1e-2} | others
+    options = {"ignore_index": IGNORED} if call == "lovasz_softmax" else {}
+    if name.endswith("histogram"):
+        options["method"] = "histogram"
+        settings["own_tolerance"] = 2e-3  # of the gradient, see the docstring of lovasz_softmax
+    return _workload(name, call, options, reason, *rest, **settings)
+
+
+_ONE_SORT = (Peer("one sort", lovasz.sorted_at_once),)
+_OF_SMP = Upstream("smp", "LovaszLoss", {"mode": "multiclass", "ignore_index": IGNORED})
+_HINGE = Upstream("smp", "LovaszLoss", {"mode": "binary"})
+
+LOVASZ = (
+    _lovasz(
+        "lovasz_softmax", "lovasz_softmax", "every class in order", (_OF_SMP,), peers=_ONE_SORT
+    ),
+    _lovasz(
+        "lovasz_softmax.histogram",
+        "lovasz_softmax",
+        "4096 bins in place of the order",
+        (_OF_SMP,),
+        peers=_ONE_SORT,
+    ),
+    _lovasz(
+        "lovasz_hinge",
+        "lovasz_hinge",
+        "one object against the background",
+        (_HINGE,),
+        make_inputs=objects,
+        sizes=_OBJECTS,
+    ),
+    _lovasz(
+        "lovasz_hinge.histogram",
+        "lovasz_hinge",
+        "bins of the floating-point number",
+        (_HINGE,),
+        make_inputs=objects,
+        sizes=_OBJECTS,
+        own_tolerance=2e-3,
+    ),
+)
+
 # What a term costs that joins the others: their sum with it less their sum without it.
 TERMS = ("cross_entropy", "softmax_focal", "sigmoid_focal", "dice")
 ALL = "all"
@@ -150,4 +209,4 @@ def _terms() -> Iterator[Workload]:
         yield _sum(alone(term), {term: 1.0}, f"{term} alone", **more)
 
 
-WORKLOADS = (*LOSSES, *_terms())
+WORKLOADS = (*LOSSES, *LOVASZ, *_terms())

@@ -30,7 +30,7 @@ struct Binning {
       const float narrow = static_cast<float>(error > T(0) ? error : T(0));
       bin = static_cast<Label<T>>(bit_cast<int32_t>(narrow) >> shift);
     } else {
-      bin = static_cast<Label<T>>(min_(error * scale, scale - T(1)));
+      bin = static_cast<int32_t>(min_(error * scale, scale - T(1)));
     }
     return error == error ? bin : size - 1;
   }
@@ -79,20 +79,24 @@ FASTLOSS_SIMD void bin_row(const T* __restrict p, const T* __restrict inverse,
   }
 }
 
-// The slopes of a row by p; adds to <p, g_p>.
+// The slopes of a row from where its pixels are counted.
+template <int64_t kWidth, typename T>
+FASTLOSS_SIMD void look_up(const T* __restrict slopes, const Label<T>* __restrict at,
+                           T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < kWidth; ++j) out[j] = slopes[at[j]];
+}
+// Of the error to those of p; adds to <p, g_p>.
 template <Kind kKind, int64_t kWidth, typename T>
 FASTLOSS_SIMD void slope_row(const T* __restrict p, const T* __restrict inverse,
-                             const Label<T>* __restrict label, Label<T> c, Binning<T> binning,
-                             const T* __restrict slopes, T* __restrict g, T* __restrict mean) {
+                             const Label<T>* __restrict label, Label<T> c,
+                             const T* __restrict slope, T* __restrict g, T* __restrict mean) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     const T value = kKind == Kind::kSoftmax ? p[j] * inverse[j] : p[j];
-    const bool positive = label[j] == c;
-    const PixelError<T> error = pixel_error<kKind>(value, positive);
-    const Label<T> bin = binning.template of<kKind>(error.value);
-    const T slope = slopes[positive ? bin + binning.size : bin] * error.sign;
-    g[j] = label[j] >= 0 ? slope : T(0);
-    if constexpr (kKind == Kind::kSoftmax) mean[j] += value * g[j];
+    const T slope_p = slope[j] * pixel_error<kKind>(value, label[j] == c).sign;
+    g[j] = slope_p;
+    if constexpr (kKind == Kind::kSoftmax) mean[j] += value * slope_p;
   }
 }
 // p from exponentials.
@@ -111,13 +115,13 @@ class HistogramKernel {
 
   // The value of a group of images from `first` on; its gradient for that of the value.
   double group(int64_t first, double grad) const {
-    const int64_t cells = 2 * binning_.size;
+    const int64_t cells = 2 * binning_.size + 1;
     const std::vector<int64_t> counts = count(first);
     target_.check();
     std::vector<int64_t> totals(x_.classes);
     for (int64_t c = 0; c < x_.classes; ++c)
       for (int64_t k = 0; k < binning_.size; ++k)
-        totals[c] += counts[c * (cells + 1) + binning_.size + k];
+        totals[c] += counts[c * cells + binning_.size + k];
     const std::vector<double> factors =
         kKind == Kind::kHinge ? std::vector<double>{1} : class_factors(o_, totals);
     std::vector<T> slopes(gradient_ ? cells * x_.classes : 0);
@@ -125,7 +129,7 @@ class HistogramKernel {
     for (int64_t c = 0; c < x_.classes; ++c) {
       if (factors[c] == 0) continue;
       T* to = gradient_ ? slopes.data() + c * cells : nullptr;
-      value += factors[c] * scan(counts.data() + c * (cells + 1), totals[c], factors[c] * grad, to);
+      value += factors[c] * scan(counts.data() + c * cells, totals[c], factors[c] * grad, to);
     }
     if (gradient_) {
       chunks(first, [&](int64_t n, int64_t p, int64_t pixels) {
@@ -247,11 +251,17 @@ class HistogramKernel {
       out.resize(x_.classes * kWidth);
       to = out.data();
     }
-    for (int64_t c = 0; c < x_.classes; ++c)
-      slope_row<kKind, kWidth, T>(rows + c * kWidth, inverse, label, static_cast<Label<T>>(c),
-                                  binning_, slopes + 2 * binning_.size * c,
+    alignas(64) Label<T> at[kWidth];
+    alignas(64) T slope[kWidth];
+    for (int64_t c = 0; c < x_.classes; ++c) {
+      const T* row = rows + c * kWidth;
+      const Label<T> own = static_cast<Label<T>>(c);
+      bin_row<kKind, kWidth, T>(row, inverse, label, own, binning_, at);
+      look_up<kWidth, T>(slopes + (2 * binning_.size + 1) * c, at, slope);
+      slope_row<kKind, kWidth, T>(row, inverse, label, own, slope,
                                   kKind == Kind::kSoftmax ? g.data() + c * kWidth : to + c * stride,
                                   mean);
+    }
     for (int64_t c = 0; kKind == Kind::kSoftmax && c < x_.classes; ++c) {
       normalise<kWidth, T>(inverse, rows + c * kWidth);
       through_softmax<kWidth, T>(rows + c * kWidth, mean, label, g.data() + c * kWidth,

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from .._library import register
 from ..reference import lovasz as reference
-from ..reference import lovasz_histogram as binned
 from . import _arguments as check
 from . import _segmentation as segmentation
+from .lovasz_histogram import lovasz_histogram
 
 MOST_BINS = 65536
 
@@ -20,16 +20,6 @@ _op = register(
     reference.backward,
     differentiable=("logits", "target"),
     check=reference.check,
-)
-
-_op_binned = register(
-    "lovasz_histogram",
-    "(Tensor logits, Tensor target, str kind, bool present, int[]? classes, bool per_image, "
-    "int? ignore_index, bool strict, int bins, str reduction, bool widen)",
-    binned.forward,
-    binned.backward,
-    differentiable=("logits",),
-    check=binned.check,
 )
 
 
@@ -181,4 +171,4 @@ def _loss(
     form = (kind, present, classes, per_image, ignored, strict)
     if method == "exact":
         return _op(x, t, *form, reduction, check.under_autocast(logits))
-    return _op_binned(x, t, *form, bins, reduction, check.under_autocast(logits))
+    return lovasz_histogram(x, t, *form, bins, reduction, check.under_autocast(logits))

@@ -29,7 +29,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "tversky": {"alpha": 0.5, "beta": 0.5, "gamma": 1.0, **_REGION},
     "soft_bce": {"smoothing": 0.0, "pos_weight": None, **_AVERAGED},
     "mcc": {"eps": 1e-5},
-    "lovasz": {"per_image": False, "classes": "present"},
+    "lovasz": {"per_image": False, "classes": "present", "method": "exact", "bins": 4096},
 }
 _MULTICLASS_ONLY = ("cross_entropy", "softmax_focal")
 _METRICS = ("valid", "target", "predicted", "correct")
@@ -77,7 +77,7 @@ def segmentation_loss(
               smoothing=0.0 (t becomes t + smoothing (1 - 2 t)), pos_weight=None (C,).
             - "mcc": 1 - Matthews correlation of p and t over all pixels and classes; eps=1e-5.
             - "lovasz": `lovasz_softmax` ("multiclass") or `lovasz_hinge`, with reads of its own;
-              per_image=False, classes="present".
+              per_image=False, classes="present", method="exact", bins=4096.
 
             All but mcc and lovasz take class_weight (None: that of the call). Averaged terms also
             take reduction="mean" | "sum", avg_factor=None (a number that replaces the divisor of
@@ -128,7 +128,7 @@ def segmentation_loss(
         )
         total, values = results[0], dict(zip(parsed, results[1:]))
     if "lovasz" in chosen:
-        values["lovasz"] = _lovasz(logits, target, mode, ignore_index, **chosen["lovasz"])
+        values["lovasz"] = _lovasz(logits, target, mode, ignore_index, strict, **chosen["lovasz"])
         total = values["lovasz"] if total is None else total + values["lovasz"]
     values = {name: values[name] for name in chosen}
     return (total, values, _metrics(columns, mode)) if metrics else (total, values)
@@ -322,13 +322,14 @@ def _lovasz(
     target: Tensor,
     mode: str,
     ignore_index: int | None,
+    strict: bool,
     weight: float,
-    per_image: bool,
     classes: Any,
+    **options: Any,
 ) -> Tensor:
-    options = {"per_image": per_image, "ignore_index": ignore_index}
+    options["ignore_index"] = ignore_index
     if mode == "multiclass":
-        loss = lovasz_softmax(logits, target, classes=classes, **options)
+        loss = lovasz_softmax(logits, target, classes=classes, strict=strict, **options)
     else:
         loss = lovasz_hinge(logits.flatten(1), target.flatten(1), **options)
     return check.number('terms["lovasz"]["weight"]', weight) * loss

@@ -18,7 +18,7 @@ def generator(seed):
 
 
 def problem(seed, n, edges, bins, positives=0.4):
-    """Probabilities of a class, many equal, and labels; with `edges` errors at the edges of bins."""
+    """Probabilities of a class, and labels; with `edges` errors at the edges of bins."""
     g = generator(seed)
     p = torch.rand(n, generator=g, dtype=torch.float64)
     if edges:
@@ -112,12 +112,18 @@ def test_slopes_are_a_subgradient(seed, n, bins, edges):
 
 
 REGIMES = {  # share of positives, margin of the logits: as in the docstring of lovasz_softmax
-    "untrained": (0.2, 0.0), "middle": (0.05, 3.0), "trained": (0.01, 6.0), "rare": (1e-4, 4.0),
-}  # fmt: skip
+    "untrained": (0.2, 0.0),
+    "middle": (0.05, 3.0),
+    "trained": (0.01, 6.0),
+    "rare": (1e-4, 4.0),
+}
 # At 4096 bins and 2^18 pixels, three times what was seen: of the value, and of the gradient in L2.
 SEEN = {
-    "untrained": (3e-7, 2e-3), "middle": (3e-7, 1e-3), "trained": (1e-6, 2e-3), "rare": (2e-5, 4e-2),
-}  # fmt: skip
+    "untrained": (3e-7, 2e-3),
+    "middle": (3e-7, 1e-3),
+    "trained": (1e-6, 2e-3),
+    "rare": (2e-5, 4e-2),
+}
 
 
 def regime(name, count=2**18):

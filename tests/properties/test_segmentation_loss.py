@@ -121,6 +121,11 @@ def test_lovasz_is_added_with_its_weight(seed, size):
     lovasz = 0.7 * F.lovasz_softmax(x, target, per_image=True)
     close((values["lovasz"], total), (lovasz, lovasz + values["dice"]))
     close(run(x, target, {"lovasz": options})[:1], (lovasz,))
+    options |= {"method": "histogram", "bins": 9}
+    lovasz = 0.7 * F.lovasz_softmax(x, target, per_image=True, method="histogram", bins=9)
+    lenient = F.segmentation_loss(x, target, terms={"lovasz": options}, strict=False)
+    close(lenient[:1], (lovasz,))
+    assert F.segmentation_loss(x, target + 1, terms={"lovasz": options}, strict=False)[0].isfinite()
 
 
 @given(seeds, images)

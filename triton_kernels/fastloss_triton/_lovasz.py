@@ -1,4 +1,4 @@
-"""What the Triton kernels of the Lovász losses share: targets and errors of a tile, the way back."""
+"""What the Triton kernels of the Lovász losses share: targets, errors, the way back."""
 
 import triton
 import triton.language as tl
@@ -16,8 +16,8 @@ def load_targets(
     target, p, t_p, c, ignore_index, classes, pixels,
     KIND: tl.constexpr, STRICT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """t of classes c (CB, 1) at pixels p (PB), (CB, PB); the valid pixels (PB). A label out of range
-    is NaN if STRICT, else background."""
+    """t of classes c (CB, 1) at pixels p (PB), (CB, PB), and which pixels are valid, (PB). A label
+    out of range is NaN if STRICT, else background."""
     if KIND == HINGE:
         raw = tl.load(target + p * t_p, mask=p < pixels, other=0)
         valid = (raw != ignore_index) & (p < pixels)

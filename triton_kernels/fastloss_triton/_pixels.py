@@ -21,7 +21,7 @@ PROGRAMS = 4096  # beyond so many, programs go through more blocks rather than b
 kernel = triton.jit(
     do_not_specialize=[
         "classes", "chunks", "blocks", "ignore_index", "g_g", "g_s", "g_c", "g_n", "g_p", "w_c",
-        "c", "count", "f_n", "groups", "programs", "s_n",
+        "bins", "c", "count", "f_n", "groups", "programs", "s_n", "shift", "size",
     ]
 )  # fmt: skip
 

@@ -208,8 +208,9 @@ class _Run:
         count = n * pixels // self.groups
         errors, positives = self._new(self.groups, count), self._new(self.groups, count)
         x, each = self.logits[:, c], triton.cdiv(pixels, BLOCK)
+        x_n = x.stride(0) if n > 1 else 0  # one image has any stride, also one that 16 divides not
         common.launch(
-            lovasz_errors_fwd, n * each, x, *x.stride(), self.target, *self.target.stride(),
+            lovasz_errors_fwd, n * each, x, x_n, x.stride(1), self.target, *self.target.stride(),
             self.peak, self.inverse, errors, positives, c, self.ignored, pixels,
             self.logits.shape[1], each, PB=BLOCK, **self.constants,
         )  # fmt: skip
@@ -218,7 +219,9 @@ class _Run:
         sums = errors.new_empty(self.groups, programs, dtype=torch.float64)
         partial, totals = torch.empty_like(sums), sums.new_empty(self.groups)
         launches = self.groups * programs
-        common.launch(lovasz_count_fwd, launches, order, positives, sums, count, programs, BLOCK=BLOCK)
+        common.launch(
+            lovasz_count_fwd, launches, order, positives, sums, count, programs, BLOCK=BLOCK
+        )
         common.launch(lovasz_offsets_fwd, self.groups, sums, totals, programs, BLOCK=BLOCK)
         slopes = self.slopes[:, c] if wanted else self.slopes
         common.launch(
@@ -283,9 +286,7 @@ def backward(
     """The gradient of hinge to its target, which few ask for, is left to the reference."""
     options = (kind, present, classes, per_image, ignore_index, strict)
     if needs & 2 and kind == "hinge" and target.is_floating_point():
-        return tuple(
-            reference.backward(grad, logits, target, *options, reduction, widen, needs)
-        )
+        return tuple(reference.backward(grad, logits, target, *options, reduction, widen, needs))
     absent = logits.new_empty(0)
     if not needs & 1:
         return absent, logits.new_empty(0)

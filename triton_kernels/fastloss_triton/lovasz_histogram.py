@@ -23,9 +23,8 @@ from ._pixels import NO_IGNORE, image_and_pixels, kernel, load_tile, strides, ti
 
 @triton.jit
 def _tile(
-    logits, target, t_p, p, c, x_c, x_p, ignore_index, classes, pixels, bins: tl.constexpr,
-    SHIFT: tl.constexpr, SIZE: tl.constexpr, KIND: tl.constexpr, STRICT: tl.constexpr,
-    DTYPE: tl.constexpr,
+    logits, target, t_p, p, c, x_c, x_p, ignore_index, classes, pixels, bins, shift, size,
+    KIND: tl.constexpr, STRICT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Of a tile (C, P): p or the logits of hinge, t, the bin of the error, whether it is positive;
     of its pixels whether they are valid."""
@@ -42,10 +41,10 @@ def _tile(
     error = error_of(x, t, KIND)
     if KIND == HINGE:
         narrow = tl.where(error > 0.0, error, 0.0).to(tl.float32)
-        k = narrow.to(tl.int32, bitcast=True) >> SHIFT
+        k = narrow.to(tl.int32, bitcast=True) >> shift
     else:
         k = tl.where(error == error, tl.minimum(error * bins, bins - 1.0), 0.0).to(tl.int32)
-    k = tl.where(error == error, k, SIZE - 1)
+    k = tl.where(error == error, k, size - 1)
     return x, t, k, positive, valid
 
 
@@ -55,10 +54,9 @@ def lovasz_histogram_fwd(
     target, t_n, t_p,  # (N, P)
     counts,  # (2, G, C, K + 1): negatives and positives
     valid_counts,  # (G)
-    ignore_index: tl.int64, pixels, classes, chunks, blocks, groups,
-    PER_IMAGE: tl.constexpr, BINS: tl.constexpr, SHIFT: tl.constexpr, SIZE: tl.constexpr,
-    KIND: tl.constexpr, STRICT: tl.constexpr, DTYPE: tl.constexpr, CB: tl.constexpr,
-    PB: tl.constexpr,
+    ignore_index: tl.int64, pixels, classes, chunks, blocks, groups, bins, shift, size,
+    PER_IMAGE: tl.constexpr, KIND: tl.constexpr, STRICT: tl.constexpr, DTYPE: tl.constexpr,
+    CB: tl.constexpr, PB: tl.constexpr,
 ):  # fmt: skip
     """Negatives of the lowest bin, which may be most of all pixels, are not counted: they are what
     the valid pixels leave."""
@@ -72,10 +70,10 @@ def lovasz_histogram_fwd(
         p = start + tl.arange(0, PB)
         _, _, k, positive, valid = _tile(
             logits + n * x_n, target + n * t_n, t_p, p, c, x_c, x_p, ignore_index, classes, pixels,
-            BINS, SHIFT, SIZE, KIND, STRICT, DTYPE,
+            bins, shift, size, KIND, STRICT, DTYPE,
         )  # fmt: skip
         row = tl.where(positive, groups, 0).to(tl.int64) + group
-        at = (row * classes + c[:, None]) * SIZE + k
+        at = (row * classes + c[:, None]) * size + k
         counted = (c < classes)[:, None] & valid[None, :] & (positive | (k > 0))
         tl.atomic_add(counts + at, 1, mask=counted, sem="relaxed")
         seen += valid.to(tl.int64)
@@ -88,10 +86,9 @@ def lovasz_histogram_bwd(
     target, t_n, t_p,  # (N, P)
     slopes,  # (2, G, C, K + 1)
     g_logits, gx_n, gx_c, gx_p,  # (N, C, P)
-    ignore_index: tl.int64, pixels, classes, chunks, blocks, groups,
-    PER_IMAGE: tl.constexpr, BINS: tl.constexpr, SHIFT: tl.constexpr, SIZE: tl.constexpr,
-    KIND: tl.constexpr, STRICT: tl.constexpr, DTYPE: tl.constexpr, CB: tl.constexpr,
-    PB: tl.constexpr,
+    ignore_index: tl.int64, pixels, classes, chunks, blocks, groups, bins, shift, size,
+    PER_IMAGE: tl.constexpr, KIND: tl.constexpr, STRICT: tl.constexpr, DTYPE: tl.constexpr,
+    CB: tl.constexpr, PB: tl.constexpr,
 ):  # fmt: skip
     n, begin, end = image_and_pixels(chunks, blocks, pixels, PB)
     c = tl.arange(0, CB)
@@ -103,10 +100,10 @@ def lovasz_histogram_bwd(
         p = start + tl.arange(0, PB)
         x, t, k, positive, valid = _tile(
             logits + n * x_n, target + n * t_n, t_p, p, c, x_c, x_p, ignore_index, classes, pixels,
-            BINS, SHIFT, SIZE, KIND, STRICT, DTYPE,
+            bins, shift, size, KIND, STRICT, DTYPE,
         )  # fmt: skip
         row = tl.where(positive, groups, 0).to(tl.int64) + group
-        at = (row * classes + c[:, None]) * SIZE + k
+        at = (row * classes + c[:, None]) * size + k
         mask = (c < classes)[:, None] & (p < pixels)[None, :]
         slope = tl.load(slopes + at, mask=mask & valid[None, :], other=0.0)
         g = through_error(x, t, valid, slope, KIND)
@@ -125,12 +122,12 @@ class _Run:
         n, c, pixels = logits.shape
         self.logits, self.target = logits, target
         self.groups, size = n if per_image else 1, reference.count_of(kind, bins) + 1
-        self.dealt = tiles(logits, 8)
+        self.dealt = tiles(logits, 4)
         ignored = NO_IGNORE if ignore_index is None else ignore_index
-        self.numbers = (ignored, pixels, *self.dealt.sizes(), self.groups)
+        sizes = (*self.dealt.sizes(), self.groups, bins, 23 - reference.octave_bits(bins), size)
+        self.numbers = (ignored, pixels, *sizes)
         self.constants = {
-            "PER_IMAGE": per_image, "BINS": bins, "SHIFT": 23 - reference.octave_bits(bins),
-            "SIZE": size, "KIND": KINDS.index(kind), "STRICT": strict,
+            "PER_IMAGE": per_image, "KIND": KINDS.index(kind), "STRICT": strict,
             "DTYPE": common.language_dtype(logits), **self.dealt.constants(),
         }  # fmt: skip
         dtype = torch.int32 if n * pixels < 2**31 else torch.int64
