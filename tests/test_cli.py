@@ -19,7 +19,7 @@ from fastloss.testing import samples
 @pytest.fixture
 def few_samples(monkeypatch):
     """A few samples per stem, those with several gradients and unreduced values among them."""
-    monkeypatch.setattr(selftest, "samples", lambda stem: samples(stem, "small")[::8])
+    monkeypatch.setattr(selftest, "samples", lambda stem: samples(stem, "small")[::4])
 
 
 def test_module_runs():
