@@ -1,0 +1,226 @@
+// CPU kernels of `ohem_select`: the loss of the pixels whose true class is improbable.
+#include "cpu/order_statistic.h"
+#include "cpu/pixel_tiles.h"
+
+namespace fastloss::cpu {
+namespace {
+
+// An integer whose order is that of numbers in [0, 1]; those of 1.0 and below have kKeyBits bits.
+template <typename T>
+using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+template <typename T>
+constexpr int kKeyBits = sizeof(T) == 4 ? 30 : 62;
+
+// How many p are at most `bound`.
+template <typename T>
+FASTLOSS_SIMD int64_t count_up_to(const T* p, T bound, int64_t count) {
+  int64_t total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t j = 0; j < count; ++j) total += p[j] <= bound;
+  return total;
+}
+
+// The pixels that are kept: p <= t, or p < t if that is strict.
+template <typename T>
+struct Choice {
+  T t;
+  bool strict;
+
+  FASTLOSS_FN bool operator()(T p) const { return (p < t) | (!strict & (p == t)); }
+};
+
+// Of the pixels kept the sum of w nll, and that of w.
+template <typename T>
+FASTLOSS_SIMD void sum_kept(const T* __restrict p, const T* __restrict nll, const T* __restrict w,
+                            Choice<T> choice, int64_t count, double* __restrict sums) {
+  T loss = 0, weight = 0;
+#pragma omp simd reduction(+ : loss, weight)
+  for (int64_t j = 0; j < count; ++j) {
+    const bool kept = choice(p[j]);
+    const T product = w[j] * nll[j];
+    loss += kept ? product : T(0);
+    weight += kept ? w[j] : T(0);
+  }
+  sums[0] += loss, sums[1] += weight;
+}
+
+// out = scale w for the pixels kept, else 0
+template <typename T>
+FASTLOSS_SIMD void scale_kept(const T* __restrict p, const T* __restrict w, Choice<T> choice,
+                              T scale, int64_t count, T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < count; ++j) {
+    const T value = scale * w[j];
+    out[j] = choice(p[j]) ? value : T(0);
+  }
+}
+
+template <typename T>
+class SelectKernel {
+ public:
+  SelectKernel(const Tensor& pixels, const Tensor& target,
+               const std::optional<Tensor>& class_weight, int64_t rank, double thresh,
+               const std::string& rule)
+      : plane_(torch::stable::select(pixels, 0, 0)),
+        target_(class_weight ? class_weight->size(0) : 1, target, {}, false),
+        count_(plane_.images * plane_.pixels),
+        p_(static_cast<const T*>(pixels.const_data_ptr())),
+        is_mean_(rule == "gdl") {
+    if (class_weight) {
+      weights_.resize(class_weight->size(0));
+      const Source<T> source(*class_weight);  // keeps the copy of a strided tensor
+      const int64_t classes = static_cast<int64_t>(weights_.size());
+      const T* from = source.load(0, classes, weights_.data());
+      if (from != weights_.data()) std::copy_n(from, classes, weights_.data());
+    }
+    choice_ = {threshold(rank, static_cast<T>(thresh)), !is_mean_};
+    add_up();
+  }
+
+  double loss() const { return sums_[0] / divisor(); }
+
+  // Gradients to the probabilities, which are 0, and to the losses.
+  Tensor gradient(double grad, const Tensor& pixels) const {
+    Tensor result = torch::stable::new_empty(pixels, pixels.sizes());
+    T* to_p = static_cast<T*>(result.mutable_data_ptr());
+    const T scale = static_cast<T>(grad / divisor());
+    for_each_part([&](int64_t, int64_t start, int64_t count, const T* w) {
+      std::fill_n(to_p + start, count, T(0));
+      scale_kept(p_ + start, w, choice_, scale, count, to_p + count_ + start);
+    });
+    return result;
+  }
+
+ private:
+  double divisor() const {
+    if (!is_mean_) return static_cast<double>(std::max<int64_t>(count_, 1));
+    return sums_[1] == 0 ? 1 : sums_[1];
+  }
+
+  int64_t up_to(T bound) const {
+    std::vector<int64_t> counts((count_ + kKeys - 1) / kKeys);
+    torch::stable::parallel_for(
+        0, static_cast<int64_t>(counts.size()), 1, [&](int64_t first, int64_t last) {
+          for (int64_t c = first; c < last; ++c)
+            counts[c] = count_up_to(p_ + c * kKeys, bound, std::min(kKeys, count_ - c * kKeys));
+        });
+    int64_t total = 0;
+    for (int64_t count : counts) total += count;
+    return total;
+  }
+
+  // t. Where enough pixels are below `least` nothing is searched for.
+  T threshold(int64_t rank, T least) const {
+    const int64_t valid = up_to(1), below = up_to(least);
+    if (!is_mean_) {
+      rank = std::min(rank, valid - 1) + 1;
+    } else if (rank >= valid) {
+      return 1;
+    }
+    if (rank <= below) return least;
+    const Bits<T> bits =
+        kth_smallest<Bits<T>>(count_, rank - below, kKeyBits<T>, [&](int64_t i, Bits<T>* key) {
+          *key = bit_cast<Bits<T>>(p_[i]);
+          return (p_[i] > least) & (p_[i] <= T(1));
+        });
+    return bit_cast<T>(bits);
+  }
+
+  void add_up() {
+    std::vector<double> partial(2 * plane_.images * chunks_of(plane_));
+    for_each_part([&](int64_t chunk, int64_t start, int64_t count, const T* w) {
+      sum_kept(p_ + start, p_ + count_ + start, w, choice_, count, partial.data() + 2 * chunk);
+    });
+    for (size_t i = 0; i < partial.size(); ++i) sums_[i % 2] += partial[i];
+  }
+
+  // Calls body(chunk, first pixel, pixels, their class weights) for all pixels.
+  template <typename Body>
+  void for_each_part(const Body& body) const {
+    for_each_chunk(plane_, [&](int64_t chunk, int64_t n, int64_t p, int64_t pixels) {
+      Label<T> labels[kWide];
+      T w[kWide];
+      std::fill_n(w, kWide, T(1));
+      for (int64_t first = p; first < p + pixels; first += kWide) {
+        const int64_t count = std::min(kWide, p + pixels - first);
+        if (!weights_.empty()) {
+          target_.labels(n, first, count, kWide, labels);
+          pick<kWide>(weights_.data(), labels, static_cast<int64_t>(weights_.size()), w);
+        }
+        body(chunk, n * plane_.pixels + first, count, w);
+      }
+    });
+  }
+
+  const Planes plane_;        // (N, P)
+  const PixelTarget target_;  // (N, P)
+  const int64_t count_;
+  const T* p_;  // (2, N, P): probabilities, then losses
+  const bool is_mean_;
+  std::vector<T> weights_;
+  Choice<T> choice_;
+  double sums_[2] = {0, 0};
+};
+
+template <typename F>
+void with_kernel(const Tensor& pixels, const Tensor& target,
+                 const std::optional<Tensor>& class_weight, int64_t rank, double thresh,
+                 const std::string& rule, const F& f) {
+  const Tensor dense = torch::stable::contiguous(pixels);
+  if (pixels.scalar_type() == ScalarType::Double)
+    f(SelectKernel<double>(dense, target, class_weight, rank, thresh, rule), dense);
+  else
+    f(SelectKernel<float>(dense, target, class_weight, rank, thresh, rule), dense);
+}
+
+Tensor scalar(const Tensor& like, ScalarType dtype, double value) {
+  Tensor result = torch::stable::new_empty(like, std::vector<int64_t>{}, dtype);
+  Sink(result).store<double>(0, 1, &value);
+  return result;
+}
+
+Tensor ohem_select(Tensor pixels, Tensor target, std::optional<Tensor> class_weight, int64_t rank,
+                   double thresh, std::string rule, ScalarType dtype) {
+  double loss = 0;
+  with_kernel(pixels, target, class_weight, rank, thresh, rule,
+              [&](const auto& kernel, const Tensor&) { loss = kernel.loss(); });
+  return scalar(pixels, dtype, loss);
+}
+
+std::tuple<Tensor, Tensor> ohem_select_with_gradient(Tensor pixels, Tensor target,
+                                                     std::optional<Tensor> class_weight,
+                                                     int64_t rank, double thresh, std::string rule,
+                                                     ScalarType dtype) {
+  double loss = 0;
+  Tensor gradient = pixels;
+  with_kernel(pixels, target, class_weight, rank, thresh, rule,
+              [&](const auto& kernel, const Tensor& dense) {
+                loss = kernel.loss();
+                gradient = kernel.gradient(1, dense);
+              });
+  return {scalar(pixels, dtype, loss), gradient};
+}
+
+Tensor ohem_select_backward(Tensor grad, Tensor pixels, Tensor target,
+                            std::optional<Tensor> class_weight, int64_t rank, double thresh,
+                            std::string rule, ScalarType, int64_t needs) {
+  if (!(needs & 1)) return torch::stable::new_empty(pixels, std::vector<int64_t>{0});
+  double buffer;
+  const Source<double> source(grad);
+  const double incoming = *source.load(0, 1, &buffer);
+  Tensor gradient = pixels;
+  with_kernel(pixels, target, class_weight, rank, thresh, rule,
+              [&](const auto& kernel, const Tensor& dense) {
+                gradient = kernel.gradient(incoming, dense);
+              });
+  return gradient;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {
+  m.impl("ohem_select", TORCH_BOX(&ohem_select));
+  m.impl("ohem_select_with_gradient", TORCH_BOX(&ohem_select_with_gradient));
+  m.impl("ohem_select_backward", TORCH_BOX(&ohem_select_backward));
+}
+
+}  // namespace
+}  // namespace fastloss::cpu
