@@ -2,7 +2,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/elementwise.h"
-#include "cpu/order_statistic.h"
 
 namespace fastloss::cpu {
 namespace {
@@ -33,12 +32,13 @@ void choose(const T* loss, const bool* negative, int64_t size, int64_t count, bo
     for (int64_t i = 0; i < size; ++i) mask[i] = count > 0 && negative[i];
     return;
   }
-  std::vector<Key> keys(size);
+  std::vector<Key> keys(size), candidates;
   keys_of(loss, size, keys.data());
-  const Key last = kth_smallest<Key>(size, count, 8 * sizeof(Key), [&](int64_t i, Key* key) {
-    *key = keys[i];
-    return negative[i];
-  });
+  candidates.reserve(negatives);
+  for (int64_t i = 0; i < size; ++i)
+    if (negative[i]) candidates.push_back(keys[i]);
+  std::nth_element(candidates.begin(), candidates.begin() + count - 1, candidates.end());
+  const Key last = candidates[count - 1];
   int64_t equal = count;  // how many with the last key are chosen
   for (int64_t i = 0; i < size; ++i) equal -= negative[i] && keys[i] < last;
   for (int64_t i = 0; i < size; ++i)

@@ -5,12 +5,6 @@
 namespace fastloss::cpu {
 namespace {
 
-// An integer whose order is that of numbers in [0, 1]; those of 1.0 and below have kKeyBits bits.
-template <typename T>
-using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-template <typename T>
-constexpr int kKeyBits = sizeof(T) == 4 ? 30 : 62;
-
 // How many p are at most `bound`.
 template <typename T>
 FASTLOSS_SIMD int64_t count_up_to(const T* p, T bound, int64_t count) {
@@ -98,11 +92,12 @@ class SelectKernel {
   }
 
   int64_t up_to(T bound) const {
-    std::vector<int64_t> counts((count_ + kKeys - 1) / kKeys);
+    std::vector<int64_t> counts((count_ + kNumbers - 1) / kNumbers);
     torch::stable::parallel_for(
         0, static_cast<int64_t>(counts.size()), 1, [&](int64_t first, int64_t last) {
           for (int64_t c = first; c < last; ++c)
-            counts[c] = count_up_to(p_ + c * kKeys, bound, std::min(kKeys, count_ - c * kKeys));
+            counts[c] =
+                count_up_to(p_ + c * kNumbers, bound, std::min(kNumbers, count_ - c * kNumbers));
         });
     int64_t total = 0;
     for (int64_t count : counts) total += count;
@@ -118,12 +113,7 @@ class SelectKernel {
       return 1;
     }
     if (rank <= below) return least;
-    const Bits<T> bits =
-        kth_smallest<Bits<T>>(count_, rank - below, kKeyBits<T>, [&](int64_t i, Bits<T>* key) {
-          *key = bit_cast<Bits<T>>(p_[i]);
-          return (p_[i] > least) & (p_[i] <= T(1));
-        });
-    return bit_cast<T>(bits);
+    return kth_smallest(p_, count_, rank - below, least);
   }
 
   void add_up() {
