@@ -21,14 +21,14 @@ from torch import Tensor
 
 
 def differentiable_loss(
-    name: str, count: int, positions: Sequence[int], reduction: int | None, reduces: bool = False
+    name: str, count: int, positions: Sequence[int], reduction: int | None
 ) -> Callable[..., Tensor]:
     """The function that calls the ops of `name` under autograd. Their first `count` arguments are
     tensors, those at `positions` differentiable; argument `reduction` is the reduction, if the op
-    has one. Without one the result is a scalar if the op `reduces`."""
+    has one."""
     forward_op = getattr(torch.ops.fastloss, name).default
     backward_op = getattr(torch.ops.fastloss, f"{name}_backward").default
-    if reduces or reduction is not None:
+    if reduction is not None:
         one_pass_op = getattr(torch.ops.fastloss, f"{name}_with_gradient").default
     scale = torch.ops.fastloss.scale_.default
 
@@ -114,7 +114,8 @@ def differentiable_loss(
             return forward_op(*args)
         one_pass = (
             wanted == [0]
-            and (reduces if reduction is None else args[reduction] != "none")
+            and reduction is not None
+            and args[reduction] != "none"
             and args[0].dtype in (torch.float32, torch.float64)
             and not torch.compiler.is_compiling()
         )

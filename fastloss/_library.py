@@ -101,13 +101,11 @@ def register(
     backward: Callable[..., Sequence[Tensor]] | None = None,
     differentiable: Sequence[str] = (),
     check: Callable[..., None] | None = None,
-    reduces: bool = False,
 ) -> Callable[..., Tensor]:
     """Define the ops of `name` and return the function, differentiable in the tensors named.
 
     `forward` and `backward` are the reference; they read no value, so they are the fake kernels
     too. `check` may read values: it raises for bad ones, in debug mode and on the CPU fallback.
-    The result is a scalar for every `reduction` but "none", or always if the op `reduces`.
     """
     arguments = [part.split() for part in schema.strip()[1:].split(")")[0].split(",")]
     names = tuple(word[1] for word in arguments)
@@ -123,7 +121,7 @@ def register(
     if differentiable:
         backward_schema = f"(Tensor grad, {schema[1:-1]}, int needs) -> ({outputs})"
         ops.append((f"{name}_backward", backward_schema, backward))
-    if reduces or reduction is not None:
+    if reduction is not None:
         ops.append((f"{name}_with_gradient", f"{schema} -> (Tensor, Tensor)", with_gradient))
     for op_name, op_schema, function in ops:
         _LIBRARY.define(op_name + op_schema, tags=torch.Tag.pt2_compliant_tag)
@@ -134,7 +132,7 @@ def register(
         OPS[op_name] = Op(op_name, op_schema, tensors, tuple(differentiable), implementations)
     if differentiable:
         positions = [tensors.index(argument) for argument in differentiable]
-        loss = differentiable_loss(name, len(tensors), positions, reduction, reduces)
+        loss = differentiable_loss(name, len(tensors), positions, reduction)
     else:
         loss = getattr(torch.ops.fastloss, name).default
 

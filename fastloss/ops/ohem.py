@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .._library import register
+from ..reference import ohem_loss as loss_reference
 from ..reference import ohem_pixels as pixels_reference
-from ..reference import ohem_select as select_reference
+from ..reference import ohem_threshold as threshold_reference
 from . import _arguments as check
 from . import _segmentation as segmentation
 
@@ -18,14 +19,18 @@ _pixels = register(
     differentiable=("logits",),
     check=pixels_reference.check,
 )
-_select = register(
-    "ohem_select",
-    "(Tensor pixels, Tensor target, Tensor? class_weight, int rank, float thresh, str rule, "
+_threshold = register(
+    "ohem_threshold",
+    "(Tensor pixels, int rank, float thresh, str rule)",
+    threshold_reference.forward,
+)
+_loss = register(
+    "ohem_loss",
+    "(Tensor pixels, Tensor target, Tensor? class_weight, Tensor threshold, str rule, "
     "ScalarType dtype)",
-    select_reference.forward,
-    select_reference.backward,
+    loss_reference.forward,
+    loss_reference.backward,
     differentiable=("pixels",),
-    reduces=True,
 )
 
 
@@ -45,7 +50,7 @@ def ohem_cross_entropy(
     t is `thresh`, raised until about `min_kept` pixels of the batch are hard. A radix histogram of
     the probabilities gives it: nothing is sorted, and nothing is read on the host. The logits are
     read once forward and once backward, and one tensor of their size is made, the gradient; beside
-    it two numbers of every pixel. Formula and edge rules: `fastloss/reference/ohem_select.py`.
+    it two numbers of every pixel. Formulas and edge rules: `fastloss/reference/ohem_*.py`.
 
     Args:
         logits: (N, C, *), any number of further dimensions, floating point.
@@ -80,7 +85,7 @@ def ohem_cross_entropy(
         raise TypeError(f"min_kept must be an integer, got {type(min_kept).__name__}")
     if min_kept < 0:
         raise ValueError(f"min_kept must be >= 0, got {min_kept}")
-    check.choice("rule", rule, select_reference.RULES)
+    check.choice("rule", rule, threshold_reference.RULES)
     target = segmentation.class_indices(logits, target)
     ignore_index = segmentation.ignored_index(ignore_index)
     weight = segmentation.class_weight_of(logits, class_weight)
@@ -88,5 +93,5 @@ def ohem_cross_entropy(
     # Beyond the pixels of any batch all numbers mean the same.
     rank = min(min_kept, 2**40) * (logits.shape[0] if rule == "mmseg" else 1)
     pixels = _pixels(x, labels, ignore_index)
-    dtype = segmentation.result_dtype(logits)
-    return _select(pixels, labels, weight, rank, thresh, rule, dtype)
+    threshold = _threshold(pixels.detach(), rank, thresh, rule)
+    return _loss(pixels, labels, weight, threshold, rule, segmentation.result_dtype(logits))

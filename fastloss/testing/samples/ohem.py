@@ -19,6 +19,8 @@ THRESHOLDS = (0.3, 0.7)
 # Shapes of the target and classes: rows, one pixel, one and several images, several dimensions.
 SMALL = (((7,), 3), ((1, 1), 1), ((1, 9), 2), ((2, 2, 4), 3))
 LARGE = (((1, 8201), 5), ((3, 61), 19))
+TAGS = "small smooth"
+CASES = (("gdl", 0.3, True), ("gdl", 0.7, False), ("mmseg", 0.7, False), ("mmseg", 0.3, True))
 
 
 def ohem_input(shape: tuple[int, ...], classes: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -57,20 +59,19 @@ def _values() -> Iterator[Sample]:
         x, t = ohem_input(shape, classes, g)
         ignored = torch.where(torch.rand(shape, generator=g) < 0.2, 255, t)
         weight = torch.rand(classes, generator=g, dtype=torch.float64) + 0.5
-        tags = "large" if (shape, classes) in LARGE else "small smooth"
         count, size = int((ignored != 255).sum()), "x".join(map(str, shape))
-        for rule in ("gdl", "mmseg"):
-            for thresh in THRESHOLDS:
-                # For mmseg the number is that of an image.
-                kept = count // 2 if rule == "gdl" else count // 3 // shape[0]
-                options: dict[str, Any] = {"rule": rule, "thresh": thresh, "min_kept": kept}
-                name = f"ohem-{rule}-{thresh}-{size}"
-                yield _sample(name, x, t, tags, **options)
-                yield _sample(f"{name}-weighted", x, ignored, tags, weight, **options)
-        if tags != "large":
-            for kept in {0, 1, count - 1, count, count + 3} - {-1}:
-                name = f"ohem-gdl-keep{kept}-{size}"
-                yield _sample(name, x, ignored, tags, weight, thresh=0.3, min_kept=kept)
+        is_large = (shape, classes) in LARGE
+        for rule, thresh, weighted in CASES[::2] if is_large else CASES:
+            # For mmseg the number is that of an image.
+            kept = count // 2 if rule == "gdl" else count // 3 // shape[0]
+            options: dict[str, Any] = {"rule": rule, "thresh": thresh, "min_kept": kept}
+            name, inputs = f"ohem-{rule}-{thresh}-{size}", (x, t, "large" if is_large else TAGS)
+            if weighted:
+                name, inputs = f"{name}-weighted", (x, ignored, inputs[2], weight)
+            yield _sample(name, *inputs, **options)
+        for kept in {0, 1, count - 1, count, count + 3} if len(shape) == 3 else ():
+            name = f"ohem-gdl-keep{kept}-{size}"
+            yield _sample(name, x, ignored, TAGS, weight, thresh=0.3, min_kept=kept)
     x, t = ohem_input((2, 5), 3, g)
     weight = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
     for rule in ("gdl", "mmseg"):
@@ -89,15 +90,12 @@ def _edges() -> Iterator[Sample]:
         t = torch.tensor([[0, 1, 1, 255, 0]])
         for thresh, kept in ((0.5, 0), (0.0, 0), (0.0, 2), (1.0, 9)):
             options = {"rule": rule, "thresh": thresh, "min_kept": kept}
-            name = f"ohem-{rule}-thresh{thresh:g}-keep{kept}"
-            yield _sample(name, x, t, "edge", **options)
-            ignored = torch.full_like(t, 255)
-            yield _sample(f"{name}-all-ignored", x, ignored, "edge", **options)
-            yield _sample(f"{name}-empty", x[..., :0], t[:, :0], "edge", **options)
+            yield _sample(f"ohem-{rule}-thresh{thresh:g}-keep{kept}", x, t, "edge", **options)
+        ignored = torch.full_like(t, 255)
+        yield _sample(f"ohem-{rule}-all-ignored", x, ignored, "edge", rule=rule)
+        yield _sample(f"ohem-{rule}-empty", x[..., :0], t[:, :0], "edge", rule=rule)
         for value in (1e4, -1e4, 100.0, -100.0, -torch.inf, torch.nan):
             wild = x.clone()
             wild[0, 0, 1], wild[0, 1, 3], wild[0, 0, 4] = value, value, value
-            for thresh, kept in ((0.6, 1), (0.0, 2)):
-                options = {"rule": rule, "thresh": thresh, "min_kept": kept}
-                name = f"ohem-{rule}-edges-{value:g}-{thresh:g}"
-                yield _sample(name, wild, t, "edge", **options)
+            options = {"rule": rule, "thresh": 0.6 if value < 0 else 0.0, "min_kept": 2}
+            yield _sample(f"ohem-{rule}-edges-{value:g}", wild, t, "edge", **options)
