@@ -71,29 +71,25 @@ def ohem_threshold_digit(
 
 @kernel
 def ohem_threshold_descend(
-    state, histogram, rank: tl.int64, MEAN: tl.constexpr, DIGIT: tl.constexpr
+    state, histogram, result, rank: tl.int64, thresh: tl.int64,
+    MEAN: tl.constexpr, DIGIT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Find the next digit of the threshold."""
+    """Find the next digit of the threshold; after the last one the result is right."""
     counts = tl.load(histogram + tl.arange(0, 1 << DIGIT))
     below, bits = tl.load(state + 2), tl.load(state + 3)
-    passed = tl.cumsum(counts, 0) < _wanted(state, rank, MEAN) - below
+    wanted = _wanted(state, rank, MEAN)
+    passed = tl.cumsum(counts, 0) < wanted - below
     digit = tl.minimum(tl.sum(passed.to(tl.int64), 0), (1 << DIGIT) - 1)
-    tl.store(state + 2, below + tl.sum(tl.where(passed, counts, 0), 0))
-    tl.store(state + 3, (bits << DIGIT) | digit)
-
-
-@kernel
-def ohem_threshold_finish(
-    state, result, rank: tl.int64, thresh: tl.int64, MEAN: tl.constexpr, DTYPE: tl.constexpr
-):  # fmt: skip
-    bits = tl.load(state + 3)
+    bits = (bits << DIGIT) | digit
     if DTYPE == tl.float64:
         found = bits.to(tl.float64, bitcast=True)
     else:
         found = bits.to(tl.int32).to(tl.float32, bitcast=True)
-    t = tl.where(_wanted(state, rank, MEAN) > 0, found, _number(thresh, DTYPE))
+    t = tl.where(wanted > 0, found, _number(thresh, DTYPE))
     if MEAN:
         t = tl.where(rank < tl.load(state), t, 1.0)
+    tl.store(state + 2, below + tl.sum(tl.where(passed, counts, 0), 0))
+    tl.store(state + 3, bits)
     tl.store(result, t)
 
 
@@ -117,9 +113,9 @@ def forward(pixels: Tensor, rank: int, thresh: float, rule: str) -> Tensor:
                 DIGIT=DIGIT, BLOCK=BLOCK, **mean, **dtype,
             )  # fmt: skip
             common.launch(
-                ohem_threshold_descend, 1, state, histogram, rank, DIGIT=DIGIT, **mean
+                ohem_threshold_descend, 1, state, histogram, result, rank, bits, DIGIT=DIGIT,
+                **mean, **dtype,
             )  # fmt: skip
-        common.launch(ohem_threshold_finish, 1, state, result, rank, bits, **mean, **dtype)
     return result
 
 
