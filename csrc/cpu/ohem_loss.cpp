@@ -46,6 +46,7 @@ class LossKernel {
              const Tensor& threshold, const std::string& rule)
       : pixels_(torch::stable::contiguous(pixels)),
         plane_(torch::stable::select(pixels_, 0, 0)),
+        // `ohem_pixels` has refused labels out of range.
         target_(class_weight ? class_weight->size(0) : 1, target, {}, false),
         count_(plane_.images * plane_.pixels),
         p_(static_cast<const T*>(pixels_.const_data_ptr())),

@@ -1,7 +1,7 @@
 r"""Online hard example mining (OHEM): the cross entropy of the hard pixels.
 
 p and -ln p (N, P) are those of `ohem_pixels`, t the threshold of `ohem_threshold`, w (C) class
-weights (1 if not given). The result is the sum of -w ln p over the pixels kept, those with
+weights (1 if not given or y is out of range). The result is the sum of -w ln p over the pixels kept, those with
 
     gdl      p <= t, over the sum of w of the pixels kept, or over 1 where that is 0
     mmseg    p < t, over the number of all pixels, ignored ones included
@@ -26,8 +26,10 @@ def _kept(
     kept = p < threshold if rule == "mmseg" else p <= threshold
     w = kept.double()
     if class_weight is not None:
-        label = target.long().clamp(0, len(class_weight) - 1)
-        w = torch.where(kept, class_weight.double()[label], 0)
+        label = target.long()
+        inside = (label >= 0) & (label < len(class_weight))
+        of_label = class_weight.double()[torch.where(inside, label, 0)]
+        w = torch.where(kept, torch.where(inside, of_label, 1), 0)
     if rule == "mmseg":
         return kept, w, w.new_full((), max(p.numel(), 1))
     total = w.sum()

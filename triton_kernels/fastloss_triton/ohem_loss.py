@@ -31,8 +31,8 @@ def _kept_weights(
     else:
         label = common.load_operand(target, t_columns, t_row, t_column, i, n, T_MODE).to(tl.int64)
         inside = kept & (label >= 0) & (label < classes)
-        w = tl.load(class_weight + tl.where(inside, label, 0) * w_c, mask=inside, other=0.0)
-        w = w.to(DTYPE)
+        w = tl.load(class_weight + tl.where(inside, label, 0) * w_c, mask=inside, other=1.0)
+        w = tl.where(kept, w.to(DTYPE), 0.0)
     return kept, w
 
 
