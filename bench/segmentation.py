@@ -55,23 +55,32 @@ def _workload(
     upstream: tuple[Upstream, ...] = (),
     **others: Any,
 ) -> Workload:
-    settings = {"make_inputs": class_maps, "sizes": _MAPS, "suite": "segmentation"} | others
+    settings = {
+        "stem": "segmentation", "make_inputs": class_maps, "sizes": _MAPS, "suite": "segmentation",
+    }  # fmt: skip
     return Workload(
         name=name,
-        stem="segmentation",
         call=call,
         options=options,
         reason=reason,
         upstream=upstream,
         reduces=False,
         reads=2,
-        **settings,
+        **(settings | others),
     )
 
 
 def _sum(name: str, terms: Mapping[str, Any], *rest: Any, **others: Any) -> Workload:
     options = {"terms": terms, "ignore_index": IGNORED}
     return _workload(name, "segmentation_loss", options, *rest, **others)
+
+
+def _ohem(rule: str, thresh: float, reason: str) -> Workload:
+    """Hard are 57 % of the pixels up to 0.6, and 68 % up to 0.7. geo-deep-learning keeps at least
+    as many of the batch, which is fewer; mmsegmentation of each image, which is all but one."""
+    options = {"thresh": thresh, "min_kept": 100_000, "rule": rule, "ignore_index": IGNORED}
+    name = f"ohem_{rule}.{thresh}"
+    return _workload(name, "ohem_cross_entropy", options, reason, stem="ohem")
 
 
 def _smp(name: str) -> Upstream:
@@ -92,6 +101,9 @@ LOSSES = (
         "cross entropy with label smoothing",
         (_torch(**_SMOOTHED),),
     ),
+    _ohem("gdl", 0.6, "hard pixels of the batch, up to the default probability of their class"),
+    _ohem("gdl", 0.7, "hard pixels of the batch, more of them"),
+    _ohem("mmseg", 0.7, "hard pixels of each image; all that are valid are searched for a rank"),
     _sum(
         "focal_mc",
         {"sigmoid_focal": 1.0},

@@ -1,7 +1,8 @@
 r"""Online hard example mining (OHEM): the cross entropy of the hard pixels.
 
 p and -ln p (N, P) are those of `ohem_pixels`, t the threshold of `ohem_threshold`, w (C) class
-weights (1 if not given or y is out of range). The result is the sum of -w ln p over the pixels kept, those with
+weights (1 if not given, or y is out of range). The result is the sum of -w ln p over the pixels
+kept, those with
 
     gdl      p <= t, over the sum of w of the pixels kept, or over 1 where that is 0
     mmseg    p < t, over the number of all pixels, ignored ones included
