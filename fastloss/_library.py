@@ -7,7 +7,8 @@ returns the function that public code calls (see `_autograd` for when which op r
 - A schema lists tensors first, then parameters. The backward op takes the incoming gradient, the
   same arguments, and `needs`, a bit per differentiable tensor; it returns one gradient for each of
   them, an empty tensor where the bit is 0. The op with gradient takes the arguments of the forward,
-  reduction not "none", and returns the loss and the gradient of the first tensor.
+  reduction not "none", and returns the loss and the gradient of the first tensor. An op without a
+  differentiable tensor, such as a choice of elements, has the forward alone.
 - The reference runs under the key CompositeExplicitAutograd; C++ and Triton add kernels for CPU
   and CUDA (`implement`), and PyTorch's dispatcher chooses.
 - Autograd sits outside the ops, so that functorch transforms work.
@@ -97,11 +98,11 @@ def register(
     name: str,
     schema: str,
     forward: Callable[..., Tensor],
-    backward: Callable[..., Sequence[Tensor]],
-    differentiable: Sequence[str],
+    backward: Callable[..., Sequence[Tensor]] | None = None,
+    differentiable: Sequence[str] = (),
     check: Callable[..., None] | None = None,
 ) -> Callable[..., Tensor]:
-    """Define the ops of `name` and return the differentiable function.
+    """Define the ops of `name` and return the function, differentiable in the tensors named.
 
     `forward` and `backward` are the reference; they read no value, so they are the fake kernels
     too. `check` may read values: it raises for bad ones, in debug mode and on the CPU fallback.
@@ -116,10 +117,10 @@ def register(
         return loss, backward(torch.ones_like(loss), *args, 1)[0]
 
     reduction = names.index("reduction") if "reduction" in names else None
-    ops = [
-        (name, f"{schema} -> Tensor", forward),
-        (f"{name}_backward", f"(Tensor grad, {schema[1:-1]}, int needs) -> ({outputs})", backward),
-    ]
+    ops: list[tuple[str, str, Callable[..., Any]]] = [(name, f"{schema} -> Tensor", forward)]
+    if differentiable:
+        backward_schema = f"(Tensor grad, {schema[1:-1]}, int needs) -> ({outputs})"
+        ops.append((f"{name}_backward", backward_schema, backward))
     if reduction is not None:
         ops.append((f"{name}_with_gradient", f"{schema} -> (Tensor, Tensor)", with_gradient))
     for op_name, op_schema, function in ops:
@@ -129,8 +130,11 @@ def register(
         torch.library.register_fake(f"fastloss::{op_name}", _tuple(function), lib=_LIBRARY)
         implementations = {"reference": function}
         OPS[op_name] = Op(op_name, op_schema, tensors, tuple(differentiable), implementations)
-    positions = [tensors.index(argument) for argument in differentiable]
-    loss = differentiable_loss(name, len(tensors), positions, reduction)
+    if differentiable:
+        positions = [tensors.index(argument) for argument in differentiable]
+        loss = differentiable_loss(name, len(tensors), positions, reduction)
+    else:
+        loss = getattr(torch.ops.fastloss, name).default
 
     def call(*args: Any) -> Tensor:
         reference = _State.backend == "reference"

@@ -2,7 +2,9 @@
 
 from .ops.box_loss import box_loss
 from .ops.cross_entropy import cross_entropy
+from .ops.hard_negative_mask import hard_negative_mask
 from .ops.lovasz import lovasz_hinge, lovasz_softmax
+from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
 from .ops.segmentation_loss import segmentation_loss
@@ -19,8 +21,10 @@ __all__ = [
     "box_loss",
     "cross_entropy",
     "gaussian_focal_loss",
+    "hard_negative_mask",
     "lovasz_hinge",
     "lovasz_softmax",
+    "ohem_cross_entropy",
     "pairwise_iou",
     "quality_focal_loss",
     "regression_loss",

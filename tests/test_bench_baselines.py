@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.baselines import box_loss as boxes
+from bench.baselines.ohem import ohem_cross_entropy
 from bench.baselines.pairwise_iou import pairwise_iou
 from bench.baselines.segmentation import segmentation_loss
 from bench.inputs import Source
@@ -76,6 +77,28 @@ def test_segmentation_baseline_by_hand(terms, expected):
     total, values = segmentation_loss(logits, target, terms=terms, ignore_index=255)
     assert float(total) == pytest.approx(expected, rel=1e-9)
     assert set(values) == set(terms)
+
+
+@pytest.mark.parametrize(
+    ("rule", "thresh", "min_kept", "expected"),
+    [
+        ("gdl", 0.3, 0, math.log(4)),
+        ("gdl", 0.3, 2, (math.log(4) + math.log(2)) / 2),  # probabilities 1/4, 1/2 and 3/4
+        ("gdl", 0.1, 0, math.nan),
+        ("gdl", 0.1, 3, (math.log(4) + math.log(2) + math.log(4 / 3)) / 3),
+        ("mmseg", 0.3, 0, math.log(4) / 4),  # less than the first are none, than 0.3 one
+        ("mmseg", 0.3, 2, (math.log(4) + math.log(2)) / 4),
+        ("mmseg", 0.8, 1, (math.log(4) + math.log(2) + math.log(4 / 3)) / 4),
+    ],
+)
+def test_ohem_baseline_by_hand(rule, thresh, min_kept, expected):
+    odds = torch.tensor([[3.0, 1.0, 1 / 3, 9.0]], dtype=torch.float64)
+    logits = torch.stack((torch.zeros_like(odds), odds.log()), 1)
+    target = torch.tensor([[0, 0, 0, 255]])
+    loss = ohem_cross_entropy(
+        logits, target, rule=rule, thresh=thresh, min_kept=min_kept, ignore_index=255
+    )
+    assert float(loss) == pytest.approx(expected, rel=1e-9, nan_ok=True)
 
 
 def test_binary_segmentation_baseline_by_hand():

@@ -46,6 +46,12 @@ WHOLE_MODULES = [
          "reduction": "none"},
     ),
     (
+        losses.OhemCrossEntropyLoss,
+        F.ohem_cross_entropy,
+        {"thresh": 0.3, "min_kept": 5, "rule": "mmseg", "class_weight": [1.0, 2.0, 3.0],
+         "ignore_index": 2},
+    ),
+    (
         losses.SegmentationLoss,
         F.segmentation_loss,
         {"terms": SUM, "class_weight": [1.0, 2.0, 3.0], "ignore_index": 2},

@@ -1,4 +1,6 @@
 // CPU kernels of `cross_entropy`: softmax cross entropy (or focal loss) of every pixel.
+#include "cpu/cross_entropy.h"
+
 #include "cpu/pixel_tiles.h"
 
 namespace fastloss::cpu {
@@ -47,7 +49,7 @@ FASTLOSS_SIMD void add_smoothing(const T* __restrict x, const T* __restrict log_
   for (int64_t j = 0; j < kWidth; ++j) out[j] += w * (log_sum[j] - x[j]);
 }
 
-// out = g (p factor - shift)
+// out = g (p factor - shift), 0 where g is 0
 template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void gradient_row(const T* __restrict exponentials, const T* __restrict inverse,
                                 const T* __restrict factor, const T* __restrict g,
@@ -55,8 +57,15 @@ FASTLOSS_SIMD void gradient_row(const T* __restrict exponentials, const T* __res
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     const T value = g[j] * (exponentials[j] * inverse[j] * factor[j] - shift);
-    out[j] = label[j] >= 0 ? value : T(0);
+    out[j] = (label[j] >= 0) & (g[j] != T(0)) ? value : T(0);
   }
+}
+
+template <int64_t kWidth, typename T>
+FASTLOSS_SIMD int64_t nonzeros(const T* x) {
+  int64_t count = 0;
+  for (int64_t j = 0; j < kWidth; ++j) count += x[j] != T(0);
+  return count;
 }
 
 template <typename T>
@@ -71,8 +80,15 @@ class PixelKernel {
   void chunk(int64_t n, int64_t p, int64_t count) const {
     const int64_t size = x_.classes * (x_.classes <= kManyClasses ? kWide : kNarrow);
     std::vector<T> logits, exponentials(size), out;
+    int64_t read = 0;
     for_each_tile(x_.classes, p, count, [&](auto width, int64_t first, int64_t pixels) {
       constexpr int64_t kWidth = width;
+      alignas(64) T map[kWidth];
+      if (gradient_) {
+        map_.load(n, first, pixels, kWidth, map);
+        if (!nonzeros<kWidth>(map)) return clear<kWidth>(n, first, pixels, out);
+      }
+      read += pixels;
       const T* x = x_.rows<T>(n, first, pixels, kWidth);
       int64_t stride = x_.row_stride();
       if (!x) {
@@ -80,13 +96,11 @@ class PixelKernel {
         x_.load(n, first, pixels, kWidth, logits.data());
         x = logits.data(), stride = kWidth;
       }
-      alignas(64) T map[kWidth];
       if (!gradient_) {
         values<kWidth>(n, first, pixels, x, stride, exponentials.data(), map);
         map_.store(n, first, pixels, kWidth, map);
         return;
       }
-      map_.load(n, first, pixels, kWidth, map);
       T* g = gradient_->rows<T>(n, first, pixels, kWidth);
       const bool direct = g != nullptr;
       if (!direct) {
@@ -97,11 +111,23 @@ class PixelKernel {
                      direct ? gradient_->row_stride() : kWidth);
       if (!direct) gradient_->store(n, first, pixels, kWidth, out.data());
     });
-    traffic.read += x_.bytes(count);
+    traffic.read += x_.bytes(read);
     if (gradient_) traffic.written += gradient_->bytes(count);
   }
 
  private:
+  // A tile whose map is 0 has no gradient; its logits are not read.
+  template <int64_t kWidth>
+  void clear(int64_t n, int64_t p, int64_t count, std::vector<T>& buffer) const {
+    if (T* g = gradient_->rows<T>(n, p, count, kWidth)) {
+      for (int64_t c = 0; c < x_.classes; ++c)
+        std::fill_n(g + c * gradient_->row_stride(), kWidth, T(0));
+      return;
+    }
+    buffer.assign(x_.classes * kWidth, T(0));
+    gradient_->store(n, p, count, kWidth, buffer.data());
+  }
+
   // What both directions begin with; `at_label` is the label's part of the loss or its slope.
   template <bool kSlope, int64_t kWidth>
   void prepare(int64_t n, int64_t p, int64_t count, const T* x, int64_t stride, T* exponentials,
@@ -142,7 +168,8 @@ class PixelKernel {
       gradient_row<kWidth, T>(exponentials + c * kWidth, softmax.inverse, factor, map, label,
                               loss_.spread * loss_.class_weight[c], g + c * g_stride);
     for (int64_t j = 0; j < kWidth; ++j)
-      if (label[j] >= 0 && label[j] < x_.classes) g[label[j] * g_stride + j] -= map[j] * slope[j];
+      if (label[j] >= 0 && label[j] < x_.classes && map[j] != T(0))
+        g[label[j] * g_stride + j] -= map[j] * slope[j];
   }
 
   const Planes& x_;
@@ -187,10 +214,18 @@ Tensor cross_entropy_backward(Tensor grad, Tensor logits, Tensor target,
   return result;
 }
 
+}  // namespace
+
+Tensor nll_backward(const Tensor& grad, const Tensor& logits, const Tensor& target,
+                    std::optional<int64_t> ignore_index) {
+  Tensor result = torch::stable::empty_like(logits);
+  run(logits, target, {}, ignore_index, 0, 0, {}, Planes(grad), Planes(result));
+  return result;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {
   m.impl("cross_entropy", TORCH_BOX(&cross_entropy));
   m.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
 }
 
-}  // namespace
 }  // namespace fastloss::cpu

@@ -184,10 +184,13 @@ class PixelTarget {
  public:
   PixelTarget(const Tensor& logits, const Tensor& target, std::optional<int64_t> ignore_index,
               bool strict)
+      : PixelTarget(logits.size(1), target, ignore_index, strict) {}
+  PixelTarget(int64_t classes, const Tensor& target, std::optional<int64_t> ignore_index,
+              bool strict)
       : is_index(target.dim() == 2),
         type_(target.scalar_type()),
-        classes_(logits.size(1)),
-        pixels_(logits.size(2)),
+        classes_(classes),
+        pixels_(target.size(target.dim() - 1)),
         strides_{target.stride(0), is_index ? 0 : target.stride(1),
                  target.stride(is_index ? 1 : 2)},
         data_(target.const_data_ptr()),

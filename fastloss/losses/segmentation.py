@@ -41,6 +41,29 @@ class CrossEntropyLoss(_PixelLoss):
         )
 
 
+class OhemCrossEntropyLoss(_PixelLoss):
+    """Module form of `fastloss.functional.ohem_cross_entropy`: forward(logits (N, C, *), class
+    indices (N, *))."""
+
+    function = staticmethod(functional.ohem_cross_entropy)
+
+    def __init__(
+        self,
+        thresh: float = 0.7,
+        min_kept: int = 100000,
+        rule: str = "gdl",
+        class_weight: ClassWeight = None,
+        ignore_index: int | None = 255,
+    ):
+        super().__init__(
+            thresh=thresh,
+            min_kept=min_kept,
+            rule=rule,
+            class_weight=class_weight,
+            ignore_index=ignore_index,
+        )
+
+
 class SegmentationLoss(_PixelLoss):
     """Module form of `fastloss.functional.segmentation_loss`: forward(logits, target).
 

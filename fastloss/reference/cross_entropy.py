@@ -7,7 +7,7 @@ given). The loss of a pixel is
 
 with the label smoothing s and the factor f(b) of `segmentation_table` (1 for gamma = 0). It is 0
 where y = ignore_index and NaN where y is out of range (see `segmentation_table.check_indices` for
-CPU and debug mode).
+CPU and debug mode). Where the incoming gradient is 0, so is that of the logits, whatever they are.
 
 Sources: torch.nn.functional.cross_entropy; Lin et al. arXiv 1708.02002.
 """
@@ -87,6 +87,7 @@ def backward(
     g = (1 - smoothing) * w_y * slope * (p - hot.to(p.dtype))
     if smoothing:
         g = g + smoothing / p.shape[1] * (p * w.sum() - w)
-    g = torch.where(valid, grad.to(g.dtype)[:, None] * g, 0)
+    grad = grad.to(g.dtype)[:, None]
+    g = torch.where(valid & (grad != 0), grad * g, 0)
     (result,) = gradients(needs, logits, (g, logits.dtype))
     return [torch.empty_like(logits).copy_(result)] if needs & 1 else [result]

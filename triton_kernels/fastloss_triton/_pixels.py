@@ -113,12 +113,19 @@ def softmax(x, hot, inside):
     the sum over all classes is log1p of that sum where the hot class is the largest.
     """
     d = x - tl.max(x, 0)[None, :]
-    e = tl.exp(d)
-    own = tl.sum(tl.where(hot, d, 0.0), 0)
-    rest = tl.sum(tl.where(hot, 0.0, e), 0)
-    e_own = tl.where(inside, tl.exp(own), 0.0)
+    own, rest, e_own, log_sum = of_class(d, hot, inside)
     inverse = 1.0 / (rest + e_own)
-    log_sum = tl.where(inside & (own == 0.0), log1p(rest), tl.log(rest + e_own))
-    p, miss = e * inverse[None, :], rest * inverse
+    p, miss = tl.exp(d) * inverse[None, :], rest * inverse
     shifted = tl.where(hot, -miss[None, :], p)
     return p, shifted, d - log_sum[None, :], log_sum - own, miss, e_own * inverse
+
+
+@triton.jit
+def of_class(d, hot, inside):
+    """Of a tile d (C, P) of logits less the largest of each column, with e = exp(d): d of the hot
+    class, the sum of e over the others, e of it, ln of the sum of all e."""
+    own = tl.sum(tl.where(hot, d, 0.0), 0)
+    rest = tl.sum(tl.where(hot, 0.0, tl.exp(d)), 0)
+    e_own = tl.where(inside, tl.exp(own), 0.0)
+    log_sum = tl.where(inside & (own == 0.0), log1p(rest), tl.log(rest + e_own))
+    return own, rest, e_own, log_sum

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -69,25 +70,42 @@ def cross_entropy_bwd(
     c = tl.arange(0, CB)
     for start in range(begin, end, PB):
         p = start + tl.arange(0, PB)
-        x = load_tile(logits + n * x_n, c, p, x_c, x_p, classes, pixels, DTYPE)
-        label, inside, valid = load_labels(target + n * t_n, p, t_p, ignore_index, classes, pixels)
-        probability, shifted, _, nll, miss, own = softmax(x, c[:, None] == label[None, :], inside)
-        slope = (1.0 - SMOOTHING) * focal_slope(nll, miss, own, GAMMA, THRESHOLD)[0]
-        if WEIGHTED:
-            slope *= tl.load(class_weight + label * w_c, mask=inside, other=0.0).to(DTYPE)
-        g_x = slope[None, :] * shifted
-        if SMOOTHING != 0.0:
-            column = c[:, None] < classes
-            if WEIGHTED:
-                w = tl.load(class_weight + c[:, None] * w_c, mask=column, other=0.0).to(DTYPE)
-            else:
-                w = tl.where(column, tl.zeros((CB, 1), DTYPE) + 1.0, 0.0)
-            g_x += (probability * tl.sum(w, 0)[None, :] - w) * SMOOTHING / classes
         g = tl.load(grad + n * g_n + p * g_p, mask=p < pixels, other=0.0).to(DTYPE)
-        g_x *= tl.where(inside, g, float("nan"))[None, :]
-        g_x = tl.where(valid[None, :], g_x, 0.0).to(g_logits.dtype.element_ty)
         at = g_logits + n * gx_n + c.to(tl.int64)[:, None] * gx_c + p[None, :] * gx_p
-        tl.store(at, g_x, mask=(c < classes)[:, None] & (p < pixels)[None, :])
+        mask = (c < classes)[:, None] & (p < pixels)[None, :]
+        if tl.max((g != 0.0).to(tl.int32), 0) > 0:
+            x = load_tile(logits + n * x_n, c, p, x_c, x_p, classes, pixels, DTYPE)
+            g_x = _gradient(
+                x, g, c, p, target + n * t_n, t_p, class_weight, w_c, ignore_index, pixels,
+                classes, SMOOTHING, GAMMA, THRESHOLD, WEIGHTED, DTYPE, CB,
+            )  # fmt: skip
+            tl.store(at, g_x.to(g_logits.dtype.element_ty), mask=mask)
+        else:  # The logits of these pixels do not matter.
+            tl.store(at, tl.zeros((CB, PB), g_logits.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _gradient(
+    x, g, c, p, target, t_p, class_weight, w_c, ignore_index, pixels, classes,
+    SMOOTHING: tl.constexpr, GAMMA: tl.constexpr, THRESHOLD: tl.constexpr, WEIGHTED: tl.constexpr,
+    DTYPE: tl.constexpr, CB: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a tile x of logits whose losses have the gradient g."""
+    label, inside, valid = load_labels(target, p, t_p, ignore_index, classes, pixels)
+    probability, shifted, _, nll, miss, own = softmax(x, c[:, None] == label[None, :], inside)
+    slope = (1.0 - SMOOTHING) * focal_slope(nll, miss, own, GAMMA, THRESHOLD)[0]
+    if WEIGHTED:
+        slope *= tl.load(class_weight + label * w_c, mask=inside, other=0.0).to(DTYPE)
+    g_x = slope[None, :] * shifted
+    if SMOOTHING != 0.0:
+        column = c[:, None] < classes
+        if WEIGHTED:
+            w = tl.load(class_weight + c[:, None] * w_c, mask=column, other=0.0).to(DTYPE)
+        else:
+            w = tl.where(column, tl.zeros((CB, 1), DTYPE) + 1.0, 0.0)
+        g_x += (probability * tl.sum(w, 0)[None, :] - w) * SMOOTHING / classes
+    g_x *= tl.where(inside, g, float("nan"))[None, :]
+    return tl.where((valid & (g != 0.0))[None, :], g_x, 0.0)
 
 
 def _call(

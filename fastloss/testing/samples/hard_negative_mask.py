@@ -1,0 +1,41 @@
+"""Samples of the stem `hard_negative_mask`: the losses that it chooses, which have a gradient."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ... import functional as F
+from .sample import Sample, generator
+
+
+def hard_losses(loss: Tensor, negative: Tensor, count: Tensor) -> Tensor:
+    """The losses of the hard negatives, 0 for the others."""
+    return torch.where(F.hard_negative_mask(loss, negative, count), loss, 0)
+
+
+def _sample(name: str, loss: Tensor, negative: Tensor, count: Tensor, tags: str) -> Sample:
+    inputs = {"loss": loss, "negative": negative, "count": count}
+    return Sample(name, hard_losses, inputs, tags=frozenset((*tags.split(), "chosen")))
+
+
+def samples() -> Iterator[Sample]:
+    g = generator(11)
+    for shape in ((1, 1), (3, 7), (2, 1100)):
+        loss = torch.rand(shape, generator=g, dtype=torch.float64)
+        negative = torch.rand(shape, generator=g) < 0.7
+        count = torch.randint(0, shape[1], shape[:1], generator=g)
+        tags, size = "small" if loss.numel() < 30 else "large", "x".join(map(str, shape))
+        yield _sample(f"hard-{size}", loss, negative, count, tags)
+        ties = (loss * 4).round() - 1
+        yield _sample(f"hard-ties-{size}", ties, negative, count.int(), tags)
+        bounds = torch.tensor([-1, 0, 2**40, 1])[: shape[0]].repeat(2)[: shape[0]]
+        yield _sample(f"hard-bounds-{size}", ties, negative, bounds, tags)
+    special = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1.0, torch.nan, -1.0, 6e-8, -6e-8]
+    loss = torch.tensor([special, special[::-1]] * 5, dtype=torch.float64)
+    count = torch.arange(10)
+    for name, negative in {"all": loss == loss, "some": loss.abs() != 1}.items():
+        yield _sample(f"hard-edges-{name}", loss, negative | loss.isnan(), count, "edge")
+    none = torch.zeros(3, 0, dtype=torch.float64)
+    yield _sample("hard-empty", none, none > 0, torch.arange(3), "edge")
+    yield _sample("hard-no-rows", none.t(), none.t() > 0, torch.arange(0), "edge")

@@ -1,0 +1,39 @@
+"""Hard negatives against a sort of each row in Python."""
+
+import math
+
+import hypothesis.strategies as st
+import torch
+from hypothesis import given
+from strategies import layouts
+
+import fastloss.functional as F
+from fastloss.testing import implementation
+
+losses = st.sampled_from((0.0, -0.0, 1.0, -1.0, 2.5, 1e-30, math.inf, -math.inf, math.nan))
+rows = st.lists(st.tuples(losses | st.floats(-4, 4, width=16), st.booleans()), max_size=12)
+
+
+def hardest_first(i, value):
+    """NaN before all numbers; of equal ones the first."""
+    return (False, 0.0, i) if math.isnan(value) else (True, -value, i)
+
+
+def chosen(row, count):
+    """The mask of one row."""
+    order = sorted((hardest_first(i, value) for i, (value, negative) in enumerate(row) if negative))
+    hard = {i for _, _, i in order[: max(count, 0)]}
+    return [i in hard for i in range(len(row))]
+
+
+@given(rows, st.integers(-1, 13), layouts, st.sampled_from((torch.float16, torch.float64)))
+def test_equals_a_sort(row, count, layout, dtype):
+    loss = torch.tensor([[value for value, _ in row]] * 2, dtype=torch.float64).to(dtype)
+    negative = torch.tensor([[n for _, n in row]] * 2, dtype=torch.bool)
+    rounded = [(value, n) for value, (_, n) in zip(loss[0].tolist(), row)]
+    counts = torch.tensor([count, 2**40])
+    loss, negative = layout(loss), layout(negative)
+    expected = torch.tensor([chosen(rounded, count), chosen(rounded, 2**40)], dtype=torch.bool)
+    assert torch.equal(F.hard_negative_mask(loss, negative, counts), expected)
+    with implementation("reference"):
+        assert torch.equal(F.hard_negative_mask(loss, negative, counts), expected)
