@@ -9,6 +9,7 @@ from ._library import backend, backends, debug, load_kernels
 from ._version import __version__
 from .losses import (
     BinaryCrossEntropyLoss,
+    BoundaryLoss,
     BoxLoss,
     CrossEntropyLoss,
     DiceLoss,
@@ -30,6 +31,7 @@ load_kernels()
 
 __all__ = [
     "BinaryCrossEntropyLoss",
+    "BoundaryLoss",
     "BoxLoss",
     "CrossEntropyLoss",
     "DiceLoss",
