@@ -10,6 +10,7 @@ namespace fastloss::cpu {
 namespace {
 
 constexpr int64_t kBits = 32;         // classes of a word
+constexpr int32_t kInside = -1;       // instead of the label of a pixel that is on no boundary
 constexpr int64_t kPlanesAtOnce = 8;  // images are taken together until they have so many planes
 constexpr int64_t kStreams = 4;       // see `scatter`
 constexpr double kEps = 1e-7;
@@ -87,6 +88,13 @@ FASTLOSS_SIMD inline void mark_others(const uint32_t* __restrict around,
   for (int64_t i = 0; i < count; ++i) out[i] |= around[i] & ~own[i];
 }
 
+// The bit of each label that belongs to the word, none for kInside.
+FASTLOSS_SIMD inline void set_bits(const int32_t* __restrict label, int32_t word, int64_t count,
+                                   uint32_t* __restrict out) {
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = label[i] >> 5 == word ? 1u << (label[i] & 31) : 0u;
+}
+
 // What the labels of an image say: boundary pixels by class, and who is near one.
 class Truth {
  public:
@@ -98,15 +106,15 @@ class Truth {
     std::vector<uint32_t> own(pixels_), around(pixels_), other(pixels_);
     SlidingWindow<Sets> slide(height, width, theta0);
     for (int64_t word = 0; word < words(); ++word) {
-      set_bits(label, word, own.data());
+      set_bits(label.data(), static_cast<int32_t>(word), pixels_, own.data());
       slide_over(slide, own.data(), width, around.data());
       mark_others(around.data(), own.data(), pixels_, other.data());
     }
     for (int64_t i = 0; i < pixels_; ++i)
-      if (other[i] == 0) label[i] = static_cast<int32_t>(classes_);  // inside its region
+      if (other[i] == 0 || label[i] == classes_) label[i] = kInside;  // one out of range too
     SlidingWindow<Sets> widen(height, width, theta);
     for (int64_t word = 0; word < words(); ++word) {
-      set_bits(label, word, own.data());
+      set_bits(label.data(), static_cast<int32_t>(word), pixels_, own.data());
       slide_over(widen, own.data(), width, near_.get() + word * pixels_);
     }
     sort(label);
@@ -122,12 +130,6 @@ class Truth {
  private:
   int64_t words() const { return (classes_ + kBits - 1) / kBits; }
 
-  void set_bits(const std::vector<int32_t>& label, int64_t word, uint32_t* out) const {
-    for (int64_t i = 0; i < pixels_; ++i) {
-      const bool here = label[i] / kBits == word && label[i] < classes_;
-      out[i] = here ? bit(label[i]) : 0;
-    }
-  }
   static void slide_over(SlidingWindow<Sets>& slide, const uint32_t* from, int64_t width,
                          uint32_t* to) {
     const auto row = [&](int64_t y, Sets cells) {
@@ -136,12 +138,14 @@ class Truth {
     slide.run(row, Sets{to});
   }
   void sort(const std::vector<int32_t>& label) {
-    first_.assign(classes_ + 2, 0);
-    for (int32_t c : label) ++first_[c + 1];
-    for (int64_t c = 0; c <= classes_; ++c) first_[c + 1] += first_[c];
+    first_.assign(classes_ + 1, 0);
+    for (int32_t c : label)
+      if (c != kInside) ++first_[c + 1];
+    for (int64_t c = 0; c < classes_; ++c) first_[c + 1] += first_[c];
     std::vector<int32_t> next(first_.begin(), first_.end());
-    sorted_.resize(pixels_);
-    for (int64_t i = 0; i < pixels_; ++i) sorted_[next[label[i]]++] = static_cast<int32_t>(i);
+    sorted_.resize(first_[classes_]);
+    for (int64_t i = 0; i < pixels_; ++i)
+      if (label[i] != kInside) sorted_[next[label[i]]++] = static_cast<int32_t>(i);
   }
 
   int64_t classes_, pixels_;

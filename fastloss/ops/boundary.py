@@ -85,9 +85,7 @@ def boundary_loss(
     theta0, theta = _odd("theta0", theta0), _odd("theta", theta)
     check.choice("reduction", reduction, check.REDUCTIONS)
     x, labels = segmentation.pixels(logits, target, per_image=True)
-    return _loss(
-        x, labels, logits.shape[3], theta0, theta, reduction, check.under_autocast(logits)
-    )
+    return _loss(x, labels, logits.shape[3], theta0, theta, reduction, check.under_autocast(logits))
 
 
 def _images(name: str, value: Tensor) -> None:

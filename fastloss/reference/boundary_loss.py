@@ -129,7 +129,8 @@ def backward(
     p, predicted, true, s = _maps(logits, target, width, theta0, theta)
     g = -spread(grad, s.f1, None, None, reduction, s.f1.numel())  # d result / d f1, (N, C)
     hits, every, found = (
-        (g * slope)[..., None, None].to(p.dtype) for slope in (s.by_hits, s.by_predicted, s.by_found)
+        (g * slope)[..., None, None].to(p.dtype)
+        for slope in (s.by_hits, s.by_predicted, s.by_found)
     )
     g_b = hits * true.e + every + unpool(found * true.b, predicted.places)
     g_p = g_b - unpool(g_b, predicted.outer)
