@@ -78,7 +78,8 @@ def run_together(
                 listener.status(f"{chosen.name}: {_doing(name)}")
                 named = replace(blank, contender=name)
                 if name == FASTLOSS:
-                    named = replace(named, tolerance=_digits(TOLERANCES[inputs.dtype].l2))
+                    own = chosen.own_tolerance or _digits(TOLERANCES[inputs.dtype].l2)
+                    named = replace(named, tolerance=own)
                 record, step = _admit(named, build, inputs, expected, on)
                 found.append(record)
                 if step is not None:

@@ -15,7 +15,7 @@ from .._library import implement
 from ..reference.boundary_loss import score
 from . import _common as common
 from . import _pixels
-from ._common import store_block
+from ._common import load_block, store_block
 from ._pixels import NO_IGNORE, image_and_pixels, load_labels, load_tile, strides, tiles
 from .boundary_pool import pool, unpool
 
@@ -113,7 +113,7 @@ def boundary_loss_slopes(
         slope = there
     else:
         w = weights + at // pixels * 3
-        slope = tl.load(w) * there + tl.load(w + 1) + tl.load(w + 2) * tl.load(times + at)
+        slope = tl.load(w) * there + tl.load(w + 1) + tl.load(w + 2) * load_block(times, i, n)
     store_block(out, slope, i, n)
 
 
