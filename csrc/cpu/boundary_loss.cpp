@@ -91,8 +91,7 @@ FASTLOSS_SIMD inline void mark_others(const uint32_t* __restrict around,
 // The bit of each label that belongs to the word, none for kInside.
 FASTLOSS_SIMD inline void set_bits(const int32_t* __restrict label, int32_t word, int64_t count,
                                    uint32_t* __restrict out) {
-  for (int64_t i = 0; i < count; ++i)
-    out[i] = label[i] >> 5 == word ? 1u << (label[i] & 31) : 0u;
+  for (int64_t i = 0; i < count; ++i) out[i] = label[i] >> 5 == word ? 1u << (label[i] & 31) : 0u;
 }
 
 // What the labels of an image say: boundary pixels by class, and who is near one.
@@ -395,8 +394,7 @@ Tensor boundary_loss(Tensor logits, Tensor target, int64_t width, int64_t theta0
 }
 
 Tensor boundary_loss_backward(Tensor grad, Tensor logits, Tensor target, int64_t width,
-                              int64_t theta0, int64_t theta, std::string reduction, bool,
-                              int64_t) {
+                              int64_t theta0, int64_t theta, std::string reduction, bool, int64_t) {
   Tensor result = torch::stable::empty_like(logits);
   std::vector<double> incoming(logits.size(0) * logits.size(1));
   const int64_t count = static_cast<int64_t>(incoming.size());
