@@ -153,7 +153,7 @@ class SlidingWindow {
 
  private:
   // Columns that are done together: their cells stay in the second-level cache.
-  static constexpr int64_t kStrip = 32;
+  static constexpr int64_t kStrip = 64;
 
   // The windows of a line with room for what is beyond its ends.
   void along(Cells line, Cells out) {

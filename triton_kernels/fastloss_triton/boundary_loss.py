@@ -21,8 +21,8 @@ from .boundary_pool import pool, unpool
 
 BITS = tl.constexpr(32)
 # Images are taken together until they have so many probabilities, of which there are then up to ten
-# copies: 4 bytes each and enough for the largest GPU.
-AT_ONCE = 2**25
+# copies: 0.7 GB, and enough for the largest GPU.
+AT_ONCE = 2**24
 CHUNK = 2**15  # pixels that a program sums
 
 kernel = triton.jit(do_not_specialize=["n", "classes", "words", "chunks"])
