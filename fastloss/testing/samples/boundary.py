@@ -101,12 +101,14 @@ def _loss(name: str, x: Tensor, t: Tensor, tags: str, **options: Any) -> Sample:
 
 def _losses() -> Iterator[Sample]:
     g = generator(12)
-    for shape in ((1, 2, 1, 1), (2, 3, 2, 3)):
-        for theta0, theta, reduction in ((3, 5, "mean"), (5, 3, "none"), (9, 1, "sum")):
-            x, t = loss_input(shape, theta0, theta, g)
-            options = {"theta0": theta0, "theta": theta, "reduction": reduction}
-            size = "x".join(map(str, shape))
-            yield _loss(f"{theta0}-{theta}-{size}-{reduction}", x, t, "small smooth", **options)
+    for shape, theta0, theta, reduction in (
+        ((1, 2, 1, 1), 3, 5, "none"), ((2, 3, 2, 3), 3, 5, "mean"), ((1, 2, 3, 4), 5, 3, "none"),
+        ((1, 2, 4, 2), 9, 1, "sum"),
+    ):  # fmt: skip
+        x, t = loss_input(shape, theta0, theta, g)
+        options = {"theta0": theta0, "theta": theta, "reduction": reduction}
+        size = "x".join(map(str, shape))
+        yield _loss(f"{theta0}-{theta}-{size}-{reduction}", x, t, "small smooth", **options)
     for shape, theta0, theta in (
         ((2, 3, 13, 21), 3, 5), ((1, 2, 20, 31), 19, 3), ((1, 35, 5, 7), 3, 3),
     ):  # fmt: skip
@@ -125,11 +127,11 @@ def _edges() -> Iterator[Sample]:
     x, t = loss_input((2, 3, 4, 5), 3, 5, g)
     yield _loss("constant", torch.zeros_like(x), t, "edge")
     yield _loss("one-class", x[:, :1], torch.zeros_like(t), "edge")
-    yield _loss("no-boundary", x, torch.ones_like(t), "edge", reduction="none")
     yield _loss("empty", x[:0], t[:0], "edge")
     yield _loss("no-pixels", x[:, :, :0], t[:, :0], "edge", reduction="none")
-    for value in (1e4, -torch.inf, torch.nan):
-        special = {} if value != value else {(0, 1, 2, 2): value}
-        x, t = loss_input((2, 3, 4, 5), 3, 5, g, special)
-        x[0, 1, 2, 2] = value
-        yield _loss(f"{value:g}", x, t, "edge", reduction="none")
+    special = {(0, 1, 2, 2): 1e4, (1, 0, 1, 1): -torch.inf, (1, 2, 3, 3): -1e4}
+    x, t = loss_input((2, 3, 4, 5), 3, 5, g, special)
+    yield _loss("extreme", x, t, "edge", reduction="none")
+    x, t = x.clone(), torch.ones_like(t)  # no boundary, but for the other image NaN counts
+    x[0, 1, 2, 2] = torch.nan
+    yield _loss("nan", x, t, "edge", reduction="none")

@@ -14,7 +14,7 @@ from fastloss.testing.samples.boundary import loss_input
 from .boundary_pool import WINDOWS, sides
 from .segmentation_table import CLASSES, VALUES, refused
 
-small_sides = st.integers(1, 9)
+small_sides = st.integers(1, 7)
 
 
 @st.composite
@@ -31,7 +31,7 @@ def _labels(draw: st.DrawFn, labels: Tensor, classes: int) -> Tensor:
 
 @st.composite
 def _cases(draw: st.DrawFn) -> Case:
-    theta0, theta = draw(st.sampled_from(WINDOWS)), draw(st.sampled_from(WINDOWS))
+    theta0, theta = draw(st.sampled_from(WINDOWS[:-2])), draw(st.sampled_from(WINDOWS[:-2]))
     n, is_wild, g = draw(st.integers(0, 3)), draw(wild), torch.Generator()
     g.manual_seed(draw(seeds))
     if n and not is_wild and max(theta0, theta) < 10:
@@ -41,7 +41,7 @@ def _cases(draw: st.DrawFn) -> Case:
     else:
         compare = "value"
         classes, height = draw(st.sampled_from((*CLASSES, 65))), draw(sides)
-        width = min(draw(sides), 6000 // (classes * max(height, 1)))
+        width = min(draw(sides), 3000 // (classes * max(height, 1)))
         shape = (n, classes, height, width)
         x = normal(draw(seeds), shape) * 2
         x = draw(special(x, VALUES)) if is_wild else x
