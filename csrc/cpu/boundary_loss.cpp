@@ -8,8 +8,8 @@
 namespace fastloss::cpu {
 namespace {
 
-constexpr int64_t kPlanesAtOnce = 8;  // images are taken together until they have so many planes
-constexpr int64_t kStreams = 4;       // see `scatter`
+constexpr int64_t kPlanesAtOnce = 16;  // images are taken together until they have so many planes
+constexpr int64_t kStreams = 4;        // see `scatter`
 constexpr double kEps = 1e-7;
 
 // p = exponentials / sum; returns how many of them are NaN.
@@ -125,25 +125,30 @@ class PlaneKernel {
     const double true_ = static_cast<double>(truth.end(c) - truth.begin(c));
 
     const double precision = sums[1] / (sums[0] + kEps), recall = found / (true_ + kEps);
-    const double total = precision + recall + kEps;
+    const double total = precision + recall + kEps, scale = 2 * factor / (total * total);
     if (gradient) {
-      const double scale = 2 * factor / (total * total);
       const double by_hits = scale * recall * (recall + kEps) / (sums[0] + kEps);
       const double by_found = scale * precision * (precision + kEps) / (true_ + kEps);
-      T* times = times_.get();
-      std::fill(times, times + pixels_, T(0));
-      for (const int32_t* i = truth.begin(c); i < truth.end(c); ++i)
-        times[extended.place[*i]] += T(1);
-      weigh_row(near, bit, static_cast<T>(-precision * by_hits), static_cast<T>(by_hits),
-                static_cast<T>(by_found), pixels_, times);
-      std::fill(sums_.get(), sums_.get() + pixels_, 0.0);
-      scatter(times, boundary.place, pixels_, sums_.get());
-      subtract_row(times, sums_.get(), pixels_, gradient);
+      propagate(truth, c, by_hits, -precision * by_hits, by_found, gradient);
     }
     return 2 * precision * recall / total;
   }
 
  private:
+  // From the derivatives by sum(b e*), sum(b) and sum(e b*) to that by p, back through both pools.
+  void propagate(const Truth& truth, int64_t c, double by_hits, double by_predicted,
+                 double by_found, T* gradient) {
+    T* times = times_.get();
+    std::fill(times, times + pixels_, T(0));
+    for (const int32_t* i = truth.begin(c); i < truth.end(c); ++i)
+      times[extended_.cells().place[*i]] += T(1);
+    weigh_row(truth.near(c), Truth::bit(c), static_cast<T>(by_predicted), static_cast<T>(by_hits),
+              static_cast<T>(by_found), pixels_, times);
+    std::fill(sums_.get(), sums_.get() + pixels_, 0.0);
+    scatter(times, boundary_.cells().place, pixels_, sums_.get());
+    subtract_row(times, sums_.get(), pixels_, gradient);
+  }
+
   int64_t width_, pixels_;
   SlidingWindow<PlacedMaxima<T>> outer_, wider_;
   Buffer<PlacedMaxima<T>> boundary_, extended_;
