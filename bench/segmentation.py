@@ -15,6 +15,9 @@ from bench.workload import Peer, Upstream, Workload
 # Street scenes: 19 classes, and ids of 255 for what has none. 5M logits (20 MB) are far beyond the
 # cache of one core; 159M fill a large GPU (1.3 GB for logits and gradient).
 _MAPS = MappingProxyType({"small": (4, 19, 256, 256), "large": (32, 19, 512, 512)})
+# Land cover: 6 classes, every pixel labelled. 1.6M and 19M logits, in windows that are small, and
+# those of geo-deep-learning.
+_LAND = MappingProxyType({"small": (4, 6, 256, 256), "large": (12, 6, 512, 512)})
 # One object against the background: 4M and 67M logits.
 _MASKS = MappingProxyType({"small": (16, 1, 512, 512), "large": (64, 1, 1024, 1024)})
 IGNORED = 255
@@ -33,6 +36,12 @@ def class_maps(source: Source, shape: Shape) -> Inputs:
     )
     labels.masked_fill_(source.uniform(images, *area) < 0.05, IGNORED)
     return Inputs((logits, labels))
+
+
+def land_cover(source: Source, shape: Shape) -> Inputs:
+    """As `class_maps`, and no pixel is ignored."""
+    logits, labels = class_maps(source, shape).arguments
+    return Inputs((logits, labels.where(labels != IGNORED, logits.argmax(1))))
 
 
 def masks(source: Source, shape: Shape) -> Inputs:
@@ -95,6 +104,23 @@ def _ohem(rule: str, thresh: float, reason: str) -> Workload:
     return _workload(name, "ohem_cross_entropy", options, reason, stem="ohem")
 
 
+def _boundary(theta0: int, theta: int, reason: str) -> Workload:
+    return _workload(
+        f"boundary.{theta0}_{theta}",
+        "boundary_loss",
+        {"theta0": theta0, "theta": theta},
+        reason,
+        stem="boundary",
+        make_inputs=land_cover,
+        sizes=_LAND,
+        # Of two probabilities that are equal but for rounding float32 may find another one to be
+        # the largest in a window than float64 does, and the gradient goes there. fastloss and
+        # eager float32 choose alike, and err alike: by 2e-4 and by 1e-2 in the large windows.
+        tolerance=3e-2,
+        own_tolerance=3e-2,
+    )
+
+
 def _smp(name: str) -> Upstream:
     return Upstream("smp", name, {"mode": "multiclass", "ignore_index": IGNORED})
 
@@ -150,6 +176,8 @@ LOSSES = (
         # by one and errs by 1e-3; fastloss errs by 1e-7.
         tolerance=5e-3,
     ),
+    _boundary(3, 5, "F1 score of boundaries, the windows of its paper"),
+    _boundary(19, 19, "the same with the windows of geo-deep-learning"),
 )
 
 

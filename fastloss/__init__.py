@@ -9,6 +9,7 @@ from ._library import backend, backends, debug, load_kernels
 from ._version import __version__
 from .losses import (
     BinaryCrossEntropyLoss,
+    BoundaryLoss,
     BoxLoss,
     CrossEntropyLoss,
     DiceLoss,
@@ -31,6 +32,7 @@ load_kernels()
 
 __all__ = [
     "BinaryCrossEntropyLoss",
+    "BoundaryLoss",
     "BoxLoss",
     "CrossEntropyLoss",
     "DiceLoss",

@@ -1,5 +1,6 @@
 """Every native loss as a function."""
 
+from .ops.boundary import boundary_loss, boundary_pool
 from .ops.box_loss import box_loss
 from .ops.cross_entropy import cross_entropy
 from .ops.hard_negative_mask import hard_negative_mask
@@ -18,6 +19,8 @@ from .ops.sigmoid_focal import (
 
 __all__ = [
     "binary_cross_entropy",
+    "boundary_loss",
+    "boundary_pool",
     "box_loss",
     "cross_entropy",
     "gaussian_focal_loss",

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.baselines import box_loss as boxes
+from bench.baselines.boundary import boundary_loss
 from bench.baselines.ohem import ohem_cross_entropy
 from bench.baselines.pairwise_iou import pairwise_iou
 from bench.baselines.segmentation import segmentation_loss
@@ -107,6 +108,17 @@ def test_binary_segmentation_baseline_by_hand():
     total, _ = segmentation_loss(logits, target, terms=terms, mode="binary")
     # At four pixels: overlap 2 halves, sums 2 and 2.
     assert float(total) == pytest.approx(math.log(2) + 1 - 2 * 1 / 4, rel=1e-6)
+
+
+def test_boundary_baseline_by_hand():
+    # Three pixels of class 0, three of class 1, probabilities 1/4 and 3/4. Of either class the
+    # boundary is one pixel, found within the window of 3 that extends it.
+    logits = torch.zeros(1, 2, 1, 6, dtype=torch.float64)
+    logits[:, 0, :, :3] = logits[:, 1, :, 3:] = math.log(3)
+    target = torch.tensor([[[0, 0, 0, 1, 1, 1]]])
+    f1 = 2 * 1 * 0.5 / (1 + 0.5)  # the predicted boundary is 3/4 - 1/4 there
+    loss = boundary_loss(logits, target, theta0=3, theta=3)
+    assert float(loss) == pytest.approx(1 - f1, rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "share"), [("pair_iou.ssd.f", 0.96), ("pair_giou.rpn.f", 0.99)])

@@ -116,8 +116,12 @@ def test_forward_mode_is_refused(sample):
         torch.func.jvp(function, (leaf,), (torch.ones_like(leaf),))
 
 
+# A maximum is one of its inputs and stays in their dtype.
+SUMS = [s for s in ONE_PER_FUNCTION if s.function.__name__ != "boundary_pool"]
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
-@pytest.mark.parametrize("sample", losses(ONE_PER_FUNCTION), ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", losses(SUMS), ids=lambda s: s.name)
 def test_autocast_gives_float32_results_and_keeps_half_gradients(sample, dtype):
     half = sample.cast(dtype)
     expected, _ = half.expected()

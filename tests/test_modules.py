@@ -34,7 +34,7 @@ MODULES = {
 }
 
 
-PIXEL_MODULES = ("fastloss.losses.segmentation", "fastloss.losses.lovasz")
+PIXEL_MODULES = tuple(f"fastloss.losses.{n}" for n in ("boundary", "lovasz", "segmentation"))
 
 
 def arguments(module: type) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,13 +51,13 @@ each = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 
 
 def test_every_function_has_its_module():
-    # A choice and a similarity, not losses.
-    losses_of_functional = set(F.__all__) - {"hard_negative_mask", "pairwise_iou"}
+    # A choice, a similarity and a maximum, not losses.
+    losses_of_functional = set(F.__all__) - {"hard_negative_mask", "pairwise_iou", "boundary_pool"}
     pixel = {"cross_entropy", "segmentation_loss", "lovasz_softmax", "lovasz_hinge"}
-    pixel |= {"ohem_cross_entropy"}
+    pixel |= {"boundary_loss", "ohem_cross_entropy"}
     functions = {function.__name__ for function, _ in MODULES.values()}
     assert functions | pixel == losses_of_functional
-    # Those of test_segmentation_modules.py.
+    # Those of test_segmentation_modules.py and of tests named after the loss.
     pixel = {name for name in losses.__all__ if getattr(losses, name).__module__ in PIXEL_MODULES}
     assert {module.__name__ for module in MODULES} | pixel == set(losses.__all__)
     assert all(getattr(fastloss, name) is getattr(losses, name) for name in losses.__all__)

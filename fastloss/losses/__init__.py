@@ -1,5 +1,6 @@
 """Native loss modules, thin over `fastloss.functional`."""
 
+from .boundary import BoundaryLoss
 from .boxes import BoxLoss, RegressionLoss
 from .classification import (
     BinaryCrossEntropyLoss,
@@ -22,6 +23,7 @@ from .segmentation import (
 
 __all__ = [
     "BinaryCrossEntropyLoss",
+    "BoundaryLoss",
     "BoxLoss",
     "CrossEntropyLoss",
     "DiceLoss",

@@ -1,6 +1,8 @@
 """Triton kernels, one file per stem; importing this registers them for CUDA tensors."""
 
 from . import (  # noqa: F401
+    boundary_loss,
+    boundary_pool,
     bounded_iou_loss,
     box_loss,
     cross_entropy,
