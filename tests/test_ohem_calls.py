@@ -216,6 +216,19 @@ def test_same_bits_for_any_number_of_threads():
             same(results[0], result)
 
 
+@pytest.mark.parametrize("classes", (511, 513))
+def test_many_classes(classes):
+    """On either side of where tiles become narrow; channels last is read in place."""
+    x, target = inputs(2, classes, 35, dtype=torch.float64)
+    options = {"thresh": 1e-4, "min_kept": 30}
+    with implementation("reference"):
+        expected = run(x, target, **options)
+    last = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    for given in (x, last):
+        for actual, e in zip(run(given, target, **options), expected):
+            assert_matches(actual, e)
+
+
 def test_class_weights_of_any_layout():
     x, target = inputs(2, 3, 50, dtype=torch.float64)
     weight = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
@@ -225,8 +238,8 @@ def test_class_weights_of_any_layout():
         same(run(x, target, class_weight=given, min_kept=20), expected)
 
 
-def test_the_loss_has_no_more_pixels_than_cross_entropy():
-    """With every pixel kept it is cross entropy; an incoming gradient scales all of it."""
+def test_all_pixels_kept_are_cross_entropy():
+    """Also for an incoming gradient that is not 1."""
     x, target = inputs(2, 4, 300, dtype=torch.float64)
     x.requires_grad_()
     for options in ({"min_kept": 600}, {"thresh": 1.0, "min_kept": 0}):

@@ -15,8 +15,8 @@ class Sample:
 
     Every floating tensor in `inputs` is differentiable unless named in `constant`. Tags: "small"
     (cheap to run often), "smooth" (finite differences hold), "edge" (degenerate values), "large"
-    (beyond one block of any kernel), "chosen" (by an op without a gradient;
-    torch differentiates). `scale` is the magnitude of results that may cancel to 0.
+    (beyond one block of any kernel), "chosen" (by an op without a gradient; torch differentiates).
+    `scale` is the magnitude of results that may cancel to 0.
     """
 
     name: str
