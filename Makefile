@@ -28,15 +28,18 @@ PY := $(VENV)/bin/python
 SHARED = -n $(WORKERS) --maxprocesses 8 --dist worksteal
 SOURCES := setup.py pyproject.toml fastloss/_version.py $(shell find csrc -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-full asan bench lint format clean gpu-check $(GPU_STEPS:%=gpu-%) FORCE
+.PHONY: help demo demo-segmentation test test-full asan bench lint format clean gpu-check $(GPU_STEPS:%=gpu-%) FORCE
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON VENV TORCH TRITON TORCH2 TRITON2 WORKERS CASES FASTLOSS_CPP FASTLOSS_CUDA CXX MAX_JOBS GPU_PYTHON COMMIT"
 
 demo: $(VENV)/built  ## train a small detector on a real image, with plain losses and with fastloss
 	$(PY) examples/train_detector.py
+
+demo-segmentation: $(VENV)/built  ## train a small U-Net on the same image: Lovász, boundary and OHEM losses
+	$(PY) examples/train_segmenter.py
 
 test: $(VENV)/built $(VENV)/references.done  ## the test suite (add ARGS="-k focal" to choose)
 	$(PY) -m pytest $(SHARED) $(ARGS)

@@ -1,4 +1,4 @@
-"""The example trains, prints and draws; its data are checked before they are used."""
+"""The detector example trains, prints and draws; its data are checked before they are used."""
 
 import os
 import subprocess
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-tifffile = pytest.importorskip("tifffile", reason="the example needs fastloss[examples]")
+pytest.importorskip("tifffile", reason="the example needs fastloss[examples]")
 pytest.importorskip("matplotlib", reason="the example needs fastloss[examples]")
+import example_data  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PNG = b"\x89PNG"
@@ -24,23 +25,15 @@ def example(monkeypatch: pytest.MonkeyPatch):
     import train_detector
 
     yield train_detector
-    for name in [n for n in sys.modules if n.split(".")[0] in ("train_detector", "detector")]:
+    for name in [
+        n for n in sys.modules if n.split(".")[0] in ("common", "detector", "train_detector")
+    ]:
         del sys.modules[name]
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """A folder with a small picture of bright discs and its mask, named as the real ones."""
-    rows, columns = np.mgrid[:128, :192]
-    mask = np.zeros(rows.shape, dtype=np.uint16)
-    for index, (y, x) in enumerate(((y, x) for y in (20, 60, 100) for x in range(16, 192, 32)), 1):
-        mask[(rows - y) ** 2 + (columns - x) ** 2 < 100] = index
-    noise = np.random.default_rng(0).integers(0, 20, mask.shape)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    tifffile.imwrite(folder / "img2d.tif", (noise + 100 * (mask > 0)).astype(np.uint16))
-    tifffile.imwrite(folder / "mask2d.tif", mask)
-    return folder
+    return example_data.write(tmp_path / "data")
 
 
 def test_script_ends_with_table_and_pictures(picture: Path, tmp_path: Path) -> None:
@@ -56,7 +49,7 @@ def test_script_ends_with_table_and_pictures(picture: Path, tmp_path: Path) -> N
 
 
 def test_output_without_rich(example, picture: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("detector.show.rich", None)
+    monkeypatch.setattr("common.show.rich", None)
     threads = torch.get_num_threads()
     try:
         arguments = ["--seeds=1", "--steps=2", f"--data={picture}", f"--output={tmp_path}"]
@@ -114,7 +107,7 @@ def test_f1_counts_each_nucleus_once(example) -> None:
 
 
 def test_damaged_download_is_refused(example, tmp_path: Path) -> None:
-    from detector.download import DataError, unpack
+    from common.download import DataError, unpack
 
     wheel = tmp_path / "stardist.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

@@ -1,1 +1,1 @@
-"""The pieces of the detector example: data, model, plain losses, evaluation, pictures, tables."""
+"""The pieces of the detector example: data, model, plain losses, evaluation, the picture."""

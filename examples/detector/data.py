@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 import torch
-
-from detector.download import IMAGE, MASK, fetch
+from common import picture
+from common.picture import random_square
 
 STRIDE = 4  # pixels per cell of the output grid
 CROP = 128  # pixels per side of a training crop
@@ -35,18 +34,9 @@ class Targets(NamedTuple):
 
 
 def load(folder: Path) -> tuple[Picture, Picture]:
-    """The left three quarters for training, the right quarter held out; never mixed."""
-    fetch(folder)
-    raw = tifffile.imread(folder / IMAGE).astype(np.float32)  # (H, W)
-    instances = tifffile.imread(folder / MASK).astype(np.int64)  # (H, W)
-    split = raw.shape[1] * 3 // 4
-    low, high = np.percentile(raw[:, :split], (1.0, 99.0))
-    # The square root brings the few very bright, dividing nuclei near to the others.
-    image = np.sqrt(np.clip(raw - low, 0, None) / (high - low)).astype(np.float32)
-    return (
-        Picture(image[:, :split], instances[:, :split], boxes_of(instances[:, :split])),
-        Picture(image[:, split:], instances[:, split:], boxes_of(instances[:, split:])),
-    )
+    """The part for training and the part held out."""
+    train, held_out = (Picture(*part, boxes_of(part.instances)) for part in picture.load(folder))
+    return train, held_out
 
 
 def boxes_of(instances: np.ndarray) -> np.ndarray:
@@ -61,17 +51,17 @@ def boxes_of(instances: np.ndarray) -> np.ndarray:
 
 
 def batches(
-    picture: Picture, steps: int, batch: int, seed: int, device: torch.device
+    part: Picture, steps: int, batch: int, seed: int, device: torch.device
 ) -> list[tuple[torch.Tensor, Targets]]:
     """Cut all batches beforehand, so that training time is the network's and the losses' alone."""
     random = np.random.default_rng(seed)
-    return [_batch(picture, batch, random, device) for _ in range(steps)]
+    return [_batch(part, batch, random, device) for _ in range(steps)]
 
 
 def _batch(
-    picture: Picture, batch: int, random: np.random.Generator, device: torch.device
+    part: Picture, batch: int, random: np.random.Generator, device: torch.device
 ) -> tuple[torch.Tensor, Targets]:
-    crops = [_crop(picture, random) for _ in range(batch)]
+    crops = [random_square(part[:2], CROP, random) for _ in range(batch)]
     images = torch.from_numpy(np.stack([image for image, _ in crops]))[:, None]  # (B, 1, H, W)
     cells = [_cell_targets(boxes_of(instances), instances.shape) for _, instances in crops]
     boxes = torch.from_numpy(np.concatenate([boxes for boxes, _ in cells]))  # (N, 4)
@@ -80,20 +70,6 @@ def _batch(
     count = inside.sum().clamp(min=1).float()
     targets = Targets(labels, boxes, inside.float(), count)
     return images.to(device), Targets(*(tensor.to(device) for tensor in targets))
-
-
-def _crop(picture: Picture, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A random square, turned by a multiple of 90 degrees and perhaps mirrored."""
-    height, width = picture.image.shape
-    top, left = random.integers(height - CROP + 1), random.integers(width - CROP + 1)
-    window = (slice(top, top + CROP), slice(left, left + CROP))
-    turns, mirror = random.integers(4), random.integers(2)
-
-    def turned(pixels: np.ndarray) -> np.ndarray:
-        pixels = np.rot90(pixels[window], turns)
-        return np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels)
-
-    return turned(picture.image), turned(picture.instances)
 
 
 def _cell_targets(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

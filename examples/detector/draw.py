@@ -1,4 +1,4 @@
-"""The two pictures of the example."""
+"""The picture of what was found."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from matplotlib.patches import Rectangle
 
 from detector.data import Picture
 from detector.evaluate import Detections
-from detector.measure import Run, largest_difference
 
 _TRUE, _HIT, _WRONG, _MISSED = "#8ae234", "#34c6f4", "#ff5252", "#ffd23f"
-_CURVES = ("#f4a259", "#1b3a57")  # a light broad line below, a dark thin one above
 
 
 def predictions(
@@ -56,36 +54,6 @@ def predictions(
     figure.suptitle(
         "Nuclei found on the part of the picture that was never trained on (seed 0)", fontsize=14
     )
-    figure.savefig(path, dpi=120)
-
-
-def curves(path: Path, runs: Mapping[str, list[Run]]) -> None:
-    """Loss per step of both variants, and how far apart they are."""
-    (first_name, first), (second_name, second) = runs.items()
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    for seed, (one, two) in enumerate(zip(first, second, strict=True)):
-        steps = np.arange(1, len(one.losses) + 1)
-        label = {"label": first_name} if seed == 0 else {}
-        top.plot(steps, one.curve(), color=_CURVES[0], linewidth=5, alpha=0.7, **label)
-        label = {"label": second_name} if seed == 0 else {}
-        top.plot(steps, two.curve(), color=_CURVES[1], linewidth=1.2, **label)
-        gap = np.abs(np.subtract(one.curve(), two.curve()))
-        # A logarithmic axis cannot show 0: losses equal to the last bit are drawn at 1e-8.
-        bottom.plot(steps, np.maximum(gap, 1e-8), linewidth=1.2, label=f"seed {seed}")
-    top.set_ylim(bottom=0)
-    top.set_ylabel("training loss")
-    top.set_title(
-        f"{first_name} and {second_name} losses, same seeds and batches: "
-        f"largest difference {largest_difference(first, second):.1e}"
-    )
-    top.legend()
-    bottom.set_yscale("log")
-    bottom.set_ylabel("difference")
-    bottom.set_xlabel("step")
-    bottom.legend(ncols=len(first), fontsize=9)
-    for axis in (top, bottom):
-        axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 

@@ -1,0 +1,1 @@
+"""The pieces of the segmentation example: data, model, plain losses, evaluation, pictures."""
