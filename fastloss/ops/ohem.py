@@ -44,32 +44,31 @@ def ohem_cross_entropy(
     class_weight: Tensor | Sequence[float] | None = None,
     ignore_index: int | None = 255,
 ) -> Tensor:
-    r"""Softmax cross entropy of the hard pixels: those whose true class has a probability of at
-    most t.
+    """Softmax cross entropy of the hard pixels: those whose class has a probability up to t.
 
-    t is `thresh`, raised until about `min_kept` pixels of the batch are hard. A radix histogram of
-    the probabilities gives it: nothing is sorted, and nothing is read on the host. The logits are
-    read once forward and once backward, and one tensor of their size is made, the gradient; beside
-    it two numbers of every pixel. Formulas and edge rules: `fastloss/reference/ohem_*.py`.
+    t is `thresh`, raised until at least `min_kept` pixels are hard. Radix histograms of the
+    probabilities give it: nothing is sorted, and nothing is read on the host. The logits are read
+    once forward and once backward, there only where a pixel is hard, and one tensor of their size
+    is made, the gradient. Formulas and edge rules: `fastloss/reference/ohem_*.py`.
 
     Args:
         logits: (N, C, *), any number of further dimensions, floating point.
         target: Class indices (N, *) in [0, C), any integer dtype.
         thresh: A probability, in [0, 1].
-        min_kept: How many pixels are kept at least, if there are so many that are valid.
-        rule: "gdl", geo-deep-learning's: `min_kept` is for the batch, pixels of probability t are
-            kept, and the loss is divided by the class weights of the pixels kept. "mmseg",
-            mmsegmentation's: `min_kept` is for each image, pixels of probability t, the
-            (N min_kept + 1)-th smallest, are not kept, and the loss is divided by the number of
-            all pixels.
+        min_kept: How many pixels are hard at least, if so many are valid.
+        rule: "gdl", geo-deep-learning's: `min_kept` is for the batch, a pixel of probability t is
+            hard, and the loss is divided by the sum of the class weights of the hard pixels.
+            "mmseg", mmsegmentation's: `min_kept` is for each image, t is raised to the next larger
+            probability and a pixel at t itself is easy, and the loss is divided by the number of
+            all pixels (mmsegmentation 1.x divides by their class weights, if there are any).
         class_weight: (C,), tensor or numbers; None for ones.
         ignore_index: Pixels with this label count nothing, whatever their logits; None: no such
             label.
 
     Returns:
         A scalar in the input's dtype (float32 for half inputs under autocast), 0 if no pixel is
-        kept. A valid pixel with a NaN logit is always kept. Pixels of equal probability are all
-        kept or none is. Differentiable in logits; the choice of pixels has no gradient.
+        hard. A valid pixel with a NaN logit always is; of pixels with equal probabilities all are
+        or none. Differentiable in logits; the choice of pixels has no gradient.
 
     Raises:
         IndexError: a label out of range, on the CPU; on CUDA the loss is NaN.
