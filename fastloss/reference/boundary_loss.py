@@ -8,7 +8,8 @@ the one-hot form of y, and with pool_k the maximum over a sliding k x k window (
 
 For each image and class, with b, e of the prediction, b*, e* of the truth and eps = 1e-7,
 
-    P = sum(b e*) / (sum(b) + eps),   R = sum(e b*) / (sum(b*) + eps),   loss = 1 - 2 P R / (P + R + eps)
+    P = sum(b e*) / (sum(b) + eps),   R = sum(e b*) / (sum(b*) + eps)
+    loss = 1 - F1,   F1 = 2 P R / (P + R + eps)
 
 so that a class without a boundary in the truth has loss 1. 1 - p is taken in the precision of p:
 probabilities that differ by less are ties, and of those the first pixel is the maximum. The
@@ -17,7 +18,7 @@ NaN (see `check` for CPU and debug mode). An image without pixels has loss 0.
 
 Sources: Bokhovkin and Burnaev, arXiv 1905.07852; geo-deep-learning `losses/boundary_loss.py`, after
 github.com/yiskw713/boundary_loss_for_remote_sensing, which has no eps.
-"""  # noqa: E501
+"""
 
 from typing import NamedTuple
 

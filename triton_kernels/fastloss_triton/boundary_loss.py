@@ -153,10 +153,10 @@ def _truth(target: Tensor, classes: int, width: int, theta0: int, theta: int) ->
     words = torch.arange(triton.cdiv(classes, BITS.value), device=label.device)[:, None, None]
     bit = torch.ones_like(label) << label % BITS.value
     own = torch.where(label // BITS.value == words, bit, 0).to(torch.int32)
-    around = pool(own, theta0, torch.int32, places=False)[0]
+    around = pool(own, theta0, places=False)[0]
     others = ((around & ~own) != 0).any(1, keepdim=True)
     edge = torch.where(others, own, 0)
-    return _Truth(edge, pool(edge, theta, torch.int32, places=False)[0])
+    return _Truth(edge, pool(edge, theta, places=False)[0])
 
 
 def _images(
@@ -174,9 +174,9 @@ def _images(
         inverse, NO_IGNORE, pixels, *dealt.sizes(), DTYPE=language, **dealt.constants(),
     )  # fmt: skip
     wanted = grad is not None
-    b, outer = pool(inverse, theta0, dtype, wanted)
+    b, outer = pool(inverse, theta0, wanted)
     b -= inverse
-    e, inner = pool(b, theta, dtype, wanted)
+    e, inner = pool(b, theta, wanted)
     truth = _truth(target, classes, width, theta0, theta)
     words, chunks = truth.near.shape[1], triton.cdiv(pixels, CHUNK)
     partial = logits.new_empty(n, classes, chunks, 4, dtype=dtype)

@@ -88,22 +88,16 @@ def boundary_pool_bwd(
     store_block(out, total, i, n)
 
 
-def _pool_axis(
-    x: Tensor, axis: int, window: int, dtype: torch.dtype, places: bool
-) -> tuple[Tensor, Tensor]:
-    """Along one axis of x, contiguous: values of `dtype`, and positions of the maxima (x itself if
-    they are not wanted)."""
+def _pool_axis(x: Tensor, axis: int, window: int, places: bool) -> tuple[Tensor, Tensor]:
+    """Along one axis of x, contiguous: values, and positions of the maxima (x itself if they are
+    not wanted)."""
     length, stride, sets = x.shape[axis], x.stride(axis), x.dtype == torch.int32
-    wanted, reach, place = min(window // 2, length - 1), -1, x
-    while reach < wanted:
-        first = reach < 0
-        reach = max(reach, 0)
+    wanted, reach, place = min(window // 2, length - 1), 0, x
+    first = True
+    while first or reach < wanted:
         step = 2 * reach + 1
         target = min(reach + TAPS // 2 * step, wanted)
-        last = target == wanted
-        out = torch.empty_like(x, dtype=dtype if last else common.compute_dtype(x))
-        if sets:
-            out = torch.empty_like(x)
+        out = torch.empty_like(x)
         out_place = torch.empty_like(x, dtype=torch.int32) if places else x
         common.launch(
             boundary_pool_fwd, triton.cdiv(x.numel(), common.BLOCK), x, place, out, out_place,
@@ -111,17 +105,15 @@ def _pool_axis(
             FIRST=first, PLACES=places, SETS=sets, BLOCK=common.BLOCK,
             DTYPE=tl.int32 if sets else common.language_dtype(x),
         )  # fmt: skip
-        x, place, reach = out, out_place, target
+        x, place, reach, first = out, out_place, target, False
     return x, place
 
 
-def pool(
-    x: Tensor, window: int, dtype: torch.dtype, places: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Maxima of x (*, H, W), contiguous and not empty, in `dtype`; the column of the maximum of
-    each row's window, and the row of the maximum of those. Unions, if x holds sets as int32."""
-    rows, columns = _pool_axis(x, -1, window, common.compute_dtype(x), places)
-    values, chosen = _pool_axis(rows, -2, window, dtype, places)
+def pool(x: Tensor, window: int, places: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Maxima of x (*, H, W), contiguous and not empty; the column of the maximum of each row's
+    window, and the row of the maximum of those. Unions, if x holds sets as int32."""
+    rows, columns = _pool_axis(x, -1, window, places)
+    values, chosen = _pool_axis(rows, -2, window, places)
     return values, (columns, chosen)
 
 
@@ -143,14 +135,14 @@ def forward(x: Tensor, window: int) -> Tensor:
     if x.numel() == 0:
         return x.new_empty(x.shape)
     with torch.cuda.device_of(x):
-        return pool(x.contiguous(), window, x.dtype, places=False)[0]
+        return pool(x.contiguous(), window, places=False)[0]
 
 
 def backward(grad: Tensor, x: Tensor, window: int, needs: int) -> Tensor:
     if not needs & 1 or x.numel() == 0:
         return x.new_empty(x.shape if needs & 1 else 0)
     with torch.cuda.device_of(x):
-        _, places = pool(x.contiguous(), window, x.dtype, places=True)
+        _, places = pool(x.contiguous(), window, places=True)
         return unpool(grad.contiguous(), places, window, x.dtype)
 
 
