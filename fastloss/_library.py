@@ -46,13 +46,15 @@ if _State.backend not in BACKENDS:
 
 @dataclass(frozen=True)
 class Op:
-    """A registered op. `implementations` maps "reference" and "triton" to Python callables."""
+    """A registered op. `implementations` maps "reference" and "triton" to Python callables,
+    `helpers` a language to what PyTorch's own operations do between its kernels."""
 
     name: str
     schema: str
     tensors: tuple[str, ...]
     differentiable: tuple[str, ...]
     implementations: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    helpers: dict[str, str] = field(default_factory=dict)
 
 
 OPS: dict[str, Op] = {}
@@ -88,9 +90,11 @@ def debug() -> Iterator[None]:
         _State.debug = previous
 
 
-def implement(name: str, language: str, function: Callable[..., Any]) -> None:
-    """Register `function` as the kernel of op `name` for CUDA tensors."""
+def implement(name: str, language: str, function: Callable[..., Any], helper: str = "") -> None:
+    """Register `function` as the kernel of op `name` for CUDA tensors; `helper` is what PyTorch's
+    own operations do in it, such as "torch.sort"."""
     OPS[name].implementations[language] = function
+    OPS[name].helpers[language] = helper
     _LIBRARY.impl(name, function, "CUDA")
 
 
@@ -243,6 +247,7 @@ def backends() -> dict[str, dict[str, str]]:
             cpu = f"reference (no C++: {UNAVAILABLE.get('cpp', 'no kernel in the binary')})"
         if _has_kernel(name, "CUDA"):
             cuda = "Triton" if "triton" in op.implementations else "CUDA C++"
+            cuda += f" and {op.helpers['triton']}" if op.helpers.get("triton") else ""
             run = runs.get(name)
             cuda += f" (run on {run['gpu']} at {run['commit']})" if run else " (never run on a GPU)"
         else:

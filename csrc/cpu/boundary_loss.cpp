@@ -4,6 +4,7 @@
 // class, then each image and class by itself, at last the softmax's derivative. All in between
 // stays in a workspace of those images, mostly in the cache.
 #include "cpu/boundary_truth.h"
+#include "cpu/few_values.h"
 
 namespace fastloss::cpu {
 namespace {
@@ -300,43 +301,22 @@ std::vector<double> run(const Tensor& logits, const Tensor& target, int64_t widt
   return loss;
 }
 
-double divisor(const Tensor& logits, const std::string& reduction) {
-  const int64_t count = logits.size(0) * logits.size(1);
-  return reduction == "mean" ? static_cast<double>(std::max<int64_t>(count, 1)) : 1.0;
-}
+int64_t values_of(const Tensor& logits) { return logits.size(0) * logits.size(1); }
 
-Tensor reduced(const std::vector<double>& loss, const Tensor& logits, const std::string& reduction,
-               bool widen) {
-  const bool none = reduction == "none";
-  std::vector<int64_t> sizes;
-  if (none) sizes = {logits.size(0), logits.size(1)};
-  Tensor result = torch::stable::new_empty(logits, sizes, result_type(logits, widen));
-  double total = 0;
-  for (double value : loss) total += value;
-  total /= divisor(logits, reduction);
-  Sink(result).store<double>(0, none ? static_cast<int64_t>(loss.size()) : 1,
-                             none ? loss.data() : &total);
-  return result;
+Tensor result_of(const std::vector<double>& loss, const Tensor& logits,
+                 const std::string& reduction, bool widen) {
+  return reduced(loss, {logits.size(0), logits.size(1)}, reduction, logits, widen);
 }
 
 Tensor boundary_loss(Tensor logits, Tensor target, int64_t width, int64_t theta0, int64_t theta,
                      std::string reduction, bool widen) {
-  return reduced(run(logits, target, width, theta0, theta, {}, {}), logits, reduction, widen);
+  return result_of(run(logits, target, width, theta0, theta, {}, {}), logits, reduction, widen);
 }
 
 Tensor boundary_loss_backward(Tensor grad, Tensor logits, Tensor target, int64_t width,
                               int64_t theta0, int64_t theta, std::string reduction, bool, int64_t) {
-  Tensor result = torch::stable::empty_like(logits);
-  std::vector<double> incoming(logits.size(0) * logits.size(1));
-  const int64_t count = static_cast<int64_t>(incoming.size());
-  if (count == 0) return result;
-  const Broadcast<double> source(grad);
-  double first;
-  if (reduction != "none")
-    std::fill(incoming.begin(), incoming.end(),
-              *source.load(0, 1, &first) / divisor(logits, reduction));
-  else if (const double* in = source.load(0, count, incoming.data()); in != incoming.data())
-    std::copy(in, in + count, incoming.begin());
+  const Tensor result = torch::stable::empty_like(logits);
+  const auto incoming = spread(grad, reduction, values_of(logits));
   run(logits, target, width, theta0, theta, Planes(result), incoming);
   return result;
 }
@@ -344,11 +324,10 @@ Tensor boundary_loss_backward(Tensor grad, Tensor logits, Tensor target, int64_t
 std::tuple<Tensor, Tensor> boundary_loss_with_gradient(Tensor logits, Tensor target, int64_t width,
                                                        int64_t theta0, int64_t theta,
                                                        std::string reduction, bool widen) {
-  Tensor gradient = torch::stable::empty_like(logits);
-  const std::vector<double> incoming(logits.size(0) * logits.size(1),
-                                     1 / divisor(logits, reduction));
+  const Tensor gradient = torch::stable::empty_like(logits);
+  const auto incoming = spread({}, reduction, values_of(logits));
   const auto loss = run(logits, target, width, theta0, theta, Planes(gradient), incoming);
-  return {reduced(loss, logits, reduction, widen), gradient};
+  return {result_of(loss, logits, reduction, widen), gradient};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {

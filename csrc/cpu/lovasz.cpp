@@ -252,7 +252,7 @@ Tensor lovasz(Tensor logits, Tensor target, std::string kind, bool present,
   const auto grad = spread({}, reduction, o.groups(logits));
   const auto values = dispatch_compute(
       logits, [&](auto sample) { return run<decltype(sample)>(logits, target, o, grad, {}, {}); });
-  return reduced(values, reduction, logits, widen);
+  return reduced(values, {o.groups(logits)}, reduction, logits, widen);
 }
 
 std::tuple<Tensor, Tensor> lovasz_with_gradient(Tensor logits, Tensor target, std::string kind,
@@ -266,7 +266,7 @@ std::tuple<Tensor, Tensor> lovasz_with_gradient(Tensor logits, Tensor target, st
   const auto values = dispatch_compute(logits, [&](auto sample) {
     return run<decltype(sample)>(logits, target, o, grad, gradient, {});
   });
-  return {reduced(values, reduction, logits, widen), gradient};
+  return {reduced(values, {o.groups(logits)}, reduction, logits, widen), gradient};
 }
 
 std::tuple<Tensor, Tensor> lovasz_backward(Tensor grad, Tensor logits, Tensor target,

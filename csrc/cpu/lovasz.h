@@ -1,8 +1,9 @@
 // What the exact and the binned Lovász losses share: their options, the factors of the classes, the
-// way through the softmax, and what becomes of the values of groups.
+// way through the softmax.
 #pragma once
 
 #include "common/lovasz.h"
+#include "cpu/few_values.h"
 #include "cpu/pixel_tiles.h"
 
 namespace fastloss::cpu {
@@ -92,40 +93,6 @@ FASTLOSS_SIMD void through_softmax(const T* __restrict p, const T* __restrict me
 template <typename F>
 auto dispatch_compute(const Tensor& logits, const F& f) {
   return logits.scalar_type() == ScalarType::Double ? f(double{}) : f(float{});
-}
-
-// The values of the groups as the op returns them.
-inline Tensor reduced(const std::vector<double>& values, const std::string& reduction,
-                      const Tensor& like, bool widen) {
-  const int64_t groups = static_cast<int64_t>(values.size());
-  const ScalarType type = result_type(like, widen);
-  if (reduction == "none") {
-    Tensor result = torch::stable::new_empty(like, {groups}, type);
-    Sink(result).store<double>(0, groups, values.data());
-    return result;
-  }
-  double total = 0;
-  for (double value : values) total += value;
-  if (reduction == "mean") total /= static_cast<double>(std::max<int64_t>(groups, 1));
-  Tensor result = torch::stable::new_empty(like, std::vector<int64_t>{}, type);
-  Sink(result).store<double>(0, 1, &total);
-  return result;
-}
-
-// The gradient of the value of every group, from that of the result: ones if there is none.
-inline std::vector<double> spread(const std::optional<Tensor>& grad, const std::string& reduction,
-                                  int64_t groups) {
-  std::vector<double> result(groups, 1);
-  if (grad) {
-    const bool none = reduction == "none";
-    const Source<double> source(*grad);  // keeps the copy of a strided tensor
-    std::vector<double> buffer(none ? groups : 1);
-    const double* from = source.load(0, none ? groups : 1, buffer.data());
-    for (int64_t g = 0; g < groups; ++g) result[g] = from[none ? g : 0];
-  }
-  if (reduction == "mean")
-    for (double& value : result) value /= static_cast<double>(std::max<int64_t>(groups, 1));
-  return result;
 }
 
 }  // namespace fastloss::cpu

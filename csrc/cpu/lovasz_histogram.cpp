@@ -306,7 +306,7 @@ Tensor lovasz_histogram(Tensor logits, Tensor target, std::string kind, bool pre
   const LovaszOptions o{kind, present, classes, per_image, ignore_index, strict};
   const auto values =
       run(logits, target, o, bins, spread({}, reduction, o.groups(logits)), std::nullopt);
-  return reduced(values, reduction, logits, widen);
+  return reduced(values, {o.groups(logits)}, reduction, logits, widen);
 }
 
 std::tuple<Tensor, Tensor> lovasz_histogram_with_gradient(
@@ -318,7 +318,7 @@ std::tuple<Tensor, Tensor> lovasz_histogram_with_gradient(
   const Tensor gradient = torch::stable::empty_like(logits);
   const auto values =
       run(logits, target, o, bins, spread({}, reduction, o.groups(logits)), gradient);
-  return {reduced(values, reduction, logits, widen), gradient};
+  return {reduced(values, {o.groups(logits)}, reduction, logits, widen), gradient};
 }
 
 Tensor lovasz_histogram_backward(Tensor grad, Tensor logits, Tensor target, std::string kind,

@@ -297,6 +297,6 @@ def backward(
         return run.gradient(run.factors(present, classes) * g), absent
 
 
-implement("lovasz", "triton", forward)
-implement("lovasz_with_gradient", "triton", with_gradient)
-implement("lovasz_backward", "triton", backward)
+implement("lovasz", "triton", forward, helper="torch.sort")
+implement("lovasz_with_gradient", "triton", with_gradient, helper="torch.sort")
+implement("lovasz_backward", "triton", backward, helper="torch.sort")

@@ -199,6 +199,6 @@ def backward(
         return run.gradient(spread(grad, like, None, None, reduction, run.groups)[:, None])
 
 
-implement("lovasz_histogram", "triton", forward)
-implement("lovasz_histogram_with_gradient", "triton", with_gradient)
-implement("lovasz_histogram_backward", "triton", backward)
+implement("lovasz_histogram", "triton", forward, helper="torch.cumsum")
+implement("lovasz_histogram_with_gradient", "triton", with_gradient, helper="torch.cumsum")
+implement("lovasz_histogram_backward", "triton", backward, helper="torch.cumsum")
