@@ -15,8 +15,8 @@ FASTLOSS_FN T probability_of(T x, T peak, T inverse) {
 // What every pixel keeps of its softmax, and its label; (N, P) each.
 template <typename T>
 struct PixelSoftmax {
-  std::unique_ptr<T[]> peak, inverse;
-  std::unique_ptr<Label<T>[]> label;
+  Workspace<T> peak, inverse;
+  Workspace<Label<T>> label;
 };
 
 // The words of a class; ignored pixels are left out. Positives make the range: what comes after the
@@ -77,8 +77,8 @@ class SoftmaxKernel {
   SoftmaxKernel(const LovaszOptions& o, const Planes& x, const PixelTarget& target)
       : o_(o), x_(x), target_(target), counts_(o, x), size_(x.images * x.pixels) {
     const int64_t room = size_ + kWide;  // tiles read on beyond the last pixel
-    if (o.softmax()) pixels_.peak.reset(new T[room]), pixels_.inverse.reset(new T[room]);
-    pixels_.label.reset(new Label<T>[room]);
+    if (o.softmax()) pixels_.peak = Workspace<T>(room), pixels_.inverse = Workspace<T>(room);
+    pixels_.label = Workspace<Label<T>>(room);
     for_each_chunk(x, [&](int64_t, int64_t n, int64_t p, int64_t count) { prepare(n, p, count); });
     target.check();
   }

@@ -79,9 +79,9 @@ class HingeKernel {
   };
   // Targets of a group, and labels that say which are valid.
   struct Targets {
-    std::unique_ptr<T[]> t;
-    std::unique_ptr<Label<T>[]> label;
-    explicit Targets(int64_t count) : t(new T[count]), label(new Label<T>[count]) {}
+    Workspace<T> t;
+    Workspace<Label<T>> label;
+    explicit Targets(int64_t count) : t(count), label(count) {}
   };
 
   template <typename Index>
@@ -138,7 +138,7 @@ class HingeKernel {
       T error;
     };
     const Range<T> range{1, range_of<T>(order.words(), group.count).most};
-    std::unique_ptr<Place[]> places(new Place[group.count]);
+    const Workspace<Place> places(group.count);
     int64_t kept = 0;
     order.walk(range, [&](int64_t i, int64_t pixel, T error, bool, int64_t) {
       places[i] = {pixel, error};
@@ -148,7 +148,8 @@ class HingeKernel {
     for (int64_t i = 0; i < group.count; ++i)
       after += targets.label[i] >= 0 ? static_cast<double>(targets.t[i]) : 0;
     const bool wanted = slopes_ || g_target_;
-    std::vector<T> jumps(wanted ? group.count : 0), of_t(wanted ? group.count : 0);
+    const Workspace<T> jumps(wanted ? group.count : 0), of_t(wanted ? group.count : 0);
+    if (wanted) std::fill_n(jumps.get(), group.count, T(0));
     for (int64_t i = 0; i < kept; ++i) {
       const auto [pixel, error] = places[i];
       const double t = static_cast<double>(targets.t[pixel]), rank = static_cast<double>(i + 1);
@@ -168,7 +169,7 @@ class HingeKernel {
     if (kept) end += static_cast<double>(places[kept - 1].error) * slope;
     for (int64_t i = 0; i < group.count; ++i)
       if (order.words()[i] >> 1 == 0) of_t[i] = static_cast<T>(end);
-    write(group, targets, jumps.data(), of_t.data());
+    write(group, targets, jumps.get(), of_t.get());
     return value;
   }
 

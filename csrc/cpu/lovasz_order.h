@@ -2,10 +2,10 @@
 #pragma once
 
 #include <bit>
-#include <memory>
 
 #include "common/lovasz.h"
 #include "cpu/pixel_tiles.h"
+#include "cpu/workspace.h"
 
 namespace fastloss::cpu {
 
@@ -40,8 +40,8 @@ class Order {
       : count_(count),
         run_(run),
         stride_(stride),
-        words_(new Word[count]),
-        entries_(new Entry[count]),
+        words_(count),
+        entries_(count),
         digit_(std::clamp<int>(std::bit_width(static_cast<uint64_t>(count)) - 2, 4, kDigit)) {}
 
   // A word for every pixel, run after run.
@@ -95,7 +95,7 @@ class Order {
       }
     }
     for (int pass = 1; pass < passes - 1; ++pass) {
-      if (!others_) others_.reset(new Entry[count_]);
+      if (!others_) others_ = Workspace<Entry>(count_);
       Index* places = lower_.data() + bins * pass;
       for (int64_t i = 0; i < kept; ++i)
         others_[places[entries_[i].key >> pass * width & mask]++] = entries_[i];
@@ -133,8 +133,8 @@ class Order {
   }
 
   int64_t count_, run_, stride_;
-  std::unique_ptr<Word[]> words_;
-  std::unique_ptr<Entry[]> entries_, others_;
+  Workspace<Word> words_;
+  Workspace<Entry> entries_, others_;
   int digit_;
   std::vector<Index> lower_;
   std::vector<Counter> upper_;
