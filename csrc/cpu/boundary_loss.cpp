@@ -102,8 +102,8 @@ class PlaneKernel {
         wider_(height, width, theta),
         boundary_(pixels_),
         extended_(pixels_),
-        times_(new T[pixels_]),
-        sums_(new double[pixels_]) {}
+        times_(pixels_),
+        sums_(pixels_) {}
 
   // F1; and, if `gradient` is given, there the derivative of F1 by p times `factor`.
   double run(const T* p, const Truth& truth, int64_t c, double factor, T* gradient) {
@@ -153,8 +153,8 @@ class PlaneKernel {
   int64_t width_, pixels_;
   SlidingWindow<PlacedMaxima<T>> outer_, wider_;
   Buffer<PlacedMaxima<T>> boundary_, extended_;
-  std::unique_ptr<T[]> times_;
-  std::unique_ptr<double[]> sums_;
+  Workspace<T> times_;
+  Workspace<double> sums_;
 };
 
 template <typename T>
@@ -177,8 +177,8 @@ class BoundaryKernel {
   void run() {
     const int64_t group = std::max<int64_t>(1, kPlanesAtOnce / x_.classes);
     const int64_t size = std::min(group, x_.images) * x_.classes * x_.pixels;
-    p_.reset(new T[size]);
-    if (gradient_) slopes_.reset(new T[size]);
+    p_ = Workspace<T>(size);
+    if (gradient_) slopes_ = Workspace<T>(size);
     for (int64_t n = 0; n < x_.images; n += group) images(n, std::min(group, x_.images - n));
   }
 
@@ -281,7 +281,7 @@ class BoundaryKernel {
   const double* grad_;
   double* loss_;
   int64_t chunks_;
-  std::unique_ptr<T[]> p_, slopes_;  // (images of the group, C, P)
+  Workspace<T> p_, slopes_;  // (images of the group, C, P)
 };
 
 // The losses (N, C), and the gradient that `grad`, of each loss, has at the logits.

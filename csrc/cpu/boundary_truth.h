@@ -30,7 +30,7 @@ class Truth {
  public:
   Truth(const PixelTarget& target, int64_t n, int64_t classes, int64_t height, int64_t width,
         int64_t theta0, int64_t theta)
-      : classes_(classes), pixels_(height * width), near_(new uint32_t[words() * pixels_]) {
+      : classes_(classes), pixels_(height * width), near_(words() * pixels_) {
     std::vector<int32_t> label(pixels_);
     target.labels(n, 0, pixels_, pixels_, label.data());
     std::vector<uint32_t> own(pixels_), around(pixels_), other(pixels_);
@@ -79,7 +79,7 @@ class Truth {
   }
 
   int64_t classes_, pixels_;
-  std::unique_ptr<uint32_t[]> near_;
+  Workspace<uint32_t> near_;
   std::vector<int32_t> sorted_, first_;
 };
 

@@ -8,9 +8,9 @@
 #pragma once
 
 #include <cstring>
-#include <memory>
 
 #include "cpu/elementwise.h"
+#include "cpu/workspace.h"
 
 namespace fastloss::cpu {
 
@@ -101,30 +101,30 @@ class Buffer;
 template <typename T>
 class Buffer<Maxima<T>> {
  public:
-  explicit Buffer(int64_t count) : value_(new T[count]) {}
+  explicit Buffer(int64_t count) : value_(count) {}
   Maxima<T> cells() const { return {value_.get()}; }
 
  private:
-  std::unique_ptr<T[]> value_;
+  Workspace<T> value_;
 };
 template <typename T>
 class Buffer<PlacedMaxima<T>> {
  public:
-  explicit Buffer(int64_t count) : value_(new T[count]), place_(new Place<T>[count]) {}
+  explicit Buffer(int64_t count) : value_(count), place_(count) {}
   PlacedMaxima<T> cells() const { return {value_.get(), place_.get()}; }
 
  private:
-  std::unique_ptr<T[]> value_;
-  std::unique_ptr<Place<T>[]> place_;
+  Workspace<T> value_;
+  Workspace<Place<T>> place_;
 };
 template <>
 class Buffer<Sets> {
  public:
-  explicit Buffer(int64_t count) : bits_(new uint32_t[count]) {}
+  explicit Buffer(int64_t count) : bits_(count) {}
   Sets cells() const { return {bits_.get()}; }
 
  private:
-  std::unique_ptr<uint32_t[]> bits_;
+  Workspace<uint32_t> bits_;
 };
 
 template <typename Cells>
