@@ -270,6 +270,8 @@ def with_gradient(
     return _reduced(loss, logits, reduction, widen), gradient
 
 
-implement("boundary_loss", "triton", forward)
-implement("boundary_loss_backward", "triton", backward)
-implement("boundary_loss_with_gradient", "triton", with_gradient)
+implement("boundary_loss", "triton", forward, helper="torch operations on the labels")
+implement("boundary_loss_backward", "triton", backward, helper="torch operations on the labels")
+implement(
+    "boundary_loss_with_gradient", "triton", with_gradient, helper="torch operations on the labels"
+)
