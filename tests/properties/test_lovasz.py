@@ -222,3 +222,16 @@ def test_exact_is_a_sort_in_float64(dtype, steps):
     scale = torch.finfo(dtype).eps
     torch.testing.assert_close(value.double(), expected, rtol=64 * scale, atol=0)
     torch.testing.assert_close(gradient.double(), total, rtol=8 * scale, atol=1e-15)
+
+
+@pytest.mark.full
+def test_beyond_the_logits_that_32_bits_count():
+    """2^30 logits, for which a pixel's number and its label no longer fit; all images are one."""
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(1, 2, 2**20, generator=g).bfloat16()
+    t = torch.randint(0, 2, (1, 2**20), generator=g).to(torch.uint8)
+    many = x.expand(512, -1, -1), t.expand(512, -1)
+    for method in ("exact", "histogram"):
+        options = {"per_image": True, "reduction": "none", "method": method}
+        values = F.lovasz_softmax(*many, **options)
+        assert torch.equal(values, F.lovasz_softmax(x, t, **options).expand(512))
