@@ -1,5 +1,6 @@
 """Lovász losses: errors, labels out of range, empty inputs, modules."""
 
+import contextlib
 import inspect
 import itertools
 
@@ -147,6 +148,103 @@ def test_channels_last_gradient_has_the_layout_of_the_logits(method):
     loss = F.lovasz_softmax(x, LABELS, per_image=True, method=method)
     (gradient,) = torch.autograd.grad(loss, x)
     assert gradient.stride() == x.stride()
+
+
+def gradient_of(function, x, target, **options):
+    leaf = x.detach().requires_grad_()
+    value = function(leaf, target, **options)
+    return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
+
+
+def same_as_reference(function, x, target, **options):
+    results = gradient_of(function, x, target, **options)
+    with implementation("reference"):
+        expected = gradient_of(function, x, target, **options)
+    for result, exact in zip(results, expected):
+        torch.testing.assert_close(result, exact, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("per_image", (False, True))
+@pytest.mark.parametrize("dtype", (torch.uint8, torch.int8, torch.int64), ids=str)
+def test_hinge_with_other_targets_than_0_and_1(dtype, per_image):
+    """A mask of 0 and 255, for one; they mean what they do as floating-point numbers."""
+    x, target = X[:, 0].double(), torch.where(HARD == 1, 100, 2).to(dtype)
+    target[0, 0, 0] = 1
+    for options in ({}, {"ignore_index": 2}):
+        same_as_reference(F.lovasz_hinge, x, target, per_image=per_image, **options)
+        given = gradient_of(F.lovasz_hinge, x, target, per_image=per_image, **options)
+        soft = gradient_of(F.lovasz_hinge, x, target.double(), per_image=per_image, **options)
+        torch.testing.assert_close(given, soft, rtol=1e-11, atol=1e-13)
+
+
+@METHODS
+@pytest.mark.parametrize("name", ("uint16", "uint32", "uint64"))
+def test_hinge_with_unsigned_targets(name, method):
+    target = HARD.to(getattr(torch, name))
+    expected = F.lovasz_hinge(X[:, 0], HARD, method=method)
+    assert F.lovasz_hinge(X[:, 0], target, method=method) == expected
+
+
+def test_hinge_with_targets_of_eight_bits():
+    with pytest.raises(TypeError, match="target must be float16.* got torch.float8_e5m2"):
+        F.lovasz_hinge(X[:, 0], HARD.to(torch.float8_e5m2))
+
+
+@METHODS
+@pytest.mark.parametrize("language", (None, "reference", "triton"))
+def test_a_target_that_is_no_number(method, language, triton_kernels):
+    target = HARD.double()
+    target[0, 1, 1] = torch.nan
+    with implementation(language) if language else contextlib.nullcontext():
+        values = F.lovasz_hinge(
+            X[:, 0].double(), target, per_image=True, reduction="none", method=method
+        )
+    assert values[0].isnan() and values[1].isfinite()
+
+
+@METHODS
+@pytest.mark.parametrize("per_image", (False, True))
+def test_an_absent_class_has_the_slope_of_its_largest_error(method, per_image):
+    """It lies in the second image."""
+    x, target = torch.zeros(2, 3, 4, dtype=torch.float64), torch.zeros(2, 4).long()
+    x[1, 2, 1], x[1, 1, 3] = 2.0, 3.0
+    options = {"classes": "all", "per_image": per_image, "method": method}
+    same_as_reference(F.lovasz_softmax, x, target, **options)
+
+
+@METHODS
+@pytest.mark.parametrize("per_image", (False, True))
+def test_same_bits_for_any_number_of_threads(method, per_image):
+    g = torch.Generator().manual_seed(6)
+    x = torch.randn(3, 5, 20_021, generator=g)
+    target = torch.randint(0, 5, (3, 20_021), generator=g)
+    soft = torch.rand(3, 20_021, generator=g)
+    options = {"per_image": per_image, "reduction": "none", "method": method}
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 1):
+            torch.set_num_threads(count)
+            found = gradient_of(F.lovasz_softmax, x, target, **options)
+            for labels in (target % 2, soft):
+                found += gradient_of(F.lovasz_hinge, x[:, 0], labels, **options)
+            results.append(found)
+    finally:
+        torch.set_num_threads(threads)
+    if fastloss.backends()["lovasz"]["cpu"] == "C++":
+        for result in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], result))
+
+
+def test_hinge_histogram_at_the_ends_of_float32():
+    x, target = torch.tensor([[3e38, -2.5e38]]), torch.tensor([[0, 1]])
+    exact = F.lovasz_hinge(x, target)
+    for bins in (1, 64, 4096):
+        value = F.lovasz_hinge(x, target, method="histogram", bins=bins)
+        assert abs(value / exact - 1) <= 16 / max(bins, 32)
+    half = torch.tensor([[0.5, 0.5000001]], dtype=torch.float64), torch.zeros(1, 2)
+    assert F.lovasz_hinge(half[1], half[0], method="histogram") == F.lovasz_hinge(
+        half[1], torch.tensor([[0, 1]]), method="histogram"
+    )
 
 
 OPTIONS = {

@@ -19,13 +19,12 @@ LARGE = [s for s in ALL if "large" in s.tags and s.options.get("reduction", "mea
 
 
 FUSED = fastloss.backends()["box_loss"]["cpu"] == "C++"
-UNFUSED = (F.lovasz_softmax, F.lovasz_hinge)  # have no kernels
 
 
-def equal(a: torch.Tensor, b: torch.Tensor, fused: bool = FUSED) -> bool:
+def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     """The same bits from the kernels. The reference sums with torch, whose order depends on strides
     and threads, so that its last bits may differ."""
-    if fused:
+    if FUSED:
         return torch.equal(a, b)
     assert_matches(a, b.double(), scale=1e-3)
     return True
@@ -165,9 +164,8 @@ def test_same_bits_for_any_run_and_thread_count(sample):
             results.append((value, *gradients.values()))
     finally:
         torch.set_num_threads(threads)
-    fused = FUSED and sample.function not in UNFUSED
     for result in results[1:]:
-        assert all(equal(a, b, fused) for a, b in zip(results[0], result))
+        assert all(equal(a, b) for a, b in zip(results[0], result))
 
 
 def test_same_bits_on_many_elements_and_threads():

@@ -52,8 +52,8 @@ FASTLOSS_SIMD void signed_slopes(const T* __restrict x, const T* __restrict peak
   for (int64_t j = 0; j < kWidth; ++j) {
     const T value = kSoftmax ? probability_of(x[j], peak[j], inverse[j]) : x[j];
     const T difference = value - (label[j] == c ? T(1) : T(0));
-    const T signed_slope = difference > T(0) ? slope[j] : difference < T(0) ? -slope[j] : T(0);
-    g[j] = label[j] >= 0 ? signed_slope : T(0);
+    // 0 for no error, and for NaN.
+    g[j] = difference > T(0) ? slope[j] : difference < T(0) ? -slope[j] : T(0);
     if constexpr (kSoftmax) {
       p[j] = value;
       mean[j] += value * g[j];
@@ -163,9 +163,10 @@ class SoftmaxKernel {
     alignas(64) T buffer[kBlock];
     const T* x = x_.row<T>(n, c, p, count, buffer);
     const int64_t at = n * x_.pixels + p;
-    const auto run = o_.softmax() ? &error_row<true, T> : &error_row<false, T>;
-    return run(x, pixels_.peak.get() + at, pixels_.inverse.get() + at, pixels_.label.get() + at,
-               static_cast<Label<T>>(c), count, words);
+    const Label<T>*label = pixels_.label.get() + at, own = static_cast<Label<T>>(c);
+    if (!o_.softmax()) return error_row<false, T>(x, nullptr, nullptr, label, own, count, words);
+    const T *peak = pixels_.peak.get() + at, *inverse = pixels_.inverse.get() + at;
+    return error_row<true, T>(x, peak, inverse, label, own, count, words);
   }
 
   void gradient_chunk(const Planes& slopes, const Planes& gradient, int64_t n, int64_t p,
@@ -201,10 +202,15 @@ class SoftmaxKernel {
                                        g + c * kWidth, mean);
       else
         signed_slopes<false, kWidth, T>(x.of(c), nullptr, nullptr, label, static_cast<Label<T>>(c),
-                                        slope.of(c), nullptr, out + c * stride, nullptr);
+                                        slope.of(c), nullptr, g + c * kWidth, nullptr);
     }
-    for (int64_t c = 0; o_.softmax() && c < x_.classes; ++c)
-      through_softmax<kWidth, T>(p + c * kWidth, mean, label, g + c * kWidth, out + c * stride);
+    for (int64_t c = 0; c < x_.classes; ++c) {  // `out` may be where the slopes were
+      T *row = g + c * kWidth, *to = out + c * stride;
+      if (o_.softmax())
+        through_softmax<kWidth, T>(p + c * kWidth, mean, label, row, to);
+      else
+        std::copy(row, row + kWidth, to);
+    }
   }
 
   const LovaszOptions& o_;
@@ -232,9 +238,8 @@ std::vector<double> run(const Tensor& logits, const Tensor& target, const Lovasz
     return tensor ? std::optional<Planes>(*tensor) : std::nullopt;
   };
   if (o.hinge()) {
-    const bool soft = g_target || is_float(target.scalar_type());
     HingeKernel<T> kernel(o, x, t, planes(slopes), planes(g_target));
-    std::vector<double> values = kernel.values(grad, soft);
+    std::vector<double> values = kernel.values(grad);
     if (slopes && slopes->const_data_ptr() != g_logits->const_data_ptr())
       copy_planes<T>(Planes(*slopes), Planes(*g_logits));
     return values;

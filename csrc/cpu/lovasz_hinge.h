@@ -66,9 +66,9 @@ class HingeKernel {
               std::optional<Planes> slopes, std::optional<Planes> g_target)
       : o_(o), x_(x), target_(target), slopes_(std::move(slopes)), g_target_(std::move(g_target)) {}
 
-  std::vector<double> values(const std::vector<double>& grad, bool soft) const {
+  std::vector<double> values(const std::vector<double>& grad) const {
     const bool narrow = o_.images(x_) * x_.pixels < (int64_t(1) << 30);
-    return narrow ? values_with<uint32_t>(grad, soft) : values_with<uint64_t>(grad, soft);
+    return narrow ? values_with<uint32_t>(grad) : values_with<uint64_t>(grad);
   }
 
  private:
@@ -85,31 +85,35 @@ class HingeKernel {
   };
 
   template <typename Index>
-  std::vector<double> values_with(const std::vector<double>& grad, bool soft) const {
+  std::vector<double> values_with(const std::vector<double>& grad) const {
     const int64_t groups = o_.groups(x_), count = o_.images(x_) * x_.pixels;
     std::vector<double> result(groups);
     torch::stable::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
       Order<T, Index> order(count, count, 0);
       for (int64_t g = first; g < last; ++g) {
         const Group group{g * o_.images(x_), count, grad[g]};
-        Targets targets(soft ? count : 0);
-        const HingeCounts counts = read(order, group, soft, targets);
-        result[g] = counts.soft || g_target_ ? soft_group(order, group, targets)
-                                             : hard_group(order, group, counts.positives);
+        const HingeCounts counts = read(order, group, nullptr);
+        if (!counts.soft && !g_target_) {
+          result[g] = hard_group(order, group, counts.positives);
+          continue;
+        }
+        const Targets targets(count);
+        read(order, group, &targets);
+        result[g] = soft_group(order, group, targets);
       }
     });
     return result;
   }
 
-  // Makes the words; keeps the targets if they may be soft.
+  // Makes the words; also keeps the targets if there is room for them.
   template <typename Index>
-  HingeCounts read(Order<T, Index>& order, const Group& group, bool soft, Targets& kept) const {
+  HingeCounts read(Order<T, Index>& order, const Group& group, const Targets* kept) const {
     HingeCounts counts;
     for_each_row(o_, x_, group.image, [&](int64_t i, int64_t n, int64_t p, int64_t size) {
       alignas(64) T buffer[kBlock], targets[kBlock];
       alignas(64) Label<T> labels[kBlock];
-      T* t = soft ? kept.t.get() + i : targets;
-      Label<T>* label = soft ? kept.label.get() + i : labels;
+      T* t = kept ? kept->t.get() + i : targets;
+      Label<T>* label = kept ? kept->label.get() + i : labels;
       target_.template values<T>(n, 0, p, size, size, t, label);
       const T* x = x_.row<T>(n, 0, p, size, buffer);
       const HingeCounts row = hinge_row(x, t, label, size, order.words() + i);

@@ -40,6 +40,7 @@ struct Binning {
     if (bin == 0) return 0;
     if (bin == size - 2) return std::numeric_limits<double>::infinity();
     const auto edge = [&](int64_t k) {
+      if (k == size - 2) return 0x1p128;  // where the numbers of float end
       return static_cast<double>(bit_cast<float>(static_cast<int32_t>(k << shift)));
     };
     return (edge(bin) + edge(bin + 1)) / 2;
@@ -162,10 +163,7 @@ class HistogramKernel {
       constexpr int64_t kWidth = width;
       alignas(64) Label<T> label[kWidth];
       const Rows<T> x(x_, n, first, pixels, kWidth, logits);
-      if constexpr (kKind == Kind::kHinge)
-        hinge_labels<kWidth>(n, first, pixels, label);
-      else
-        target_.labels(n, first, pixels, kWidth, label);
+      if constexpr (kKind != Kind::kHinge) target_.labels(n, first, pixels, kWidth, label);
       rows.resize(x_.classes * kWidth);
       if constexpr (kKind == Kind::kSoftmax) {
         Softmax<kWidth, T> softmax;
@@ -174,17 +172,23 @@ class HistogramKernel {
       } else {
         for (int64_t c = 0; c < x_.classes; ++c)
           std::copy(x.of(c), x.of(c) + kWidth, rows.data() + c * kWidth);
+        if constexpr (kKind == Kind::kHinge)
+          hinge_labels<kWidth>(n, first, pixels, label, &rows[0]);
         body(width, n, first, pixels, rows.data(), static_cast<T*>(nullptr), label);
       }
     });
   }
 
-  // 0 for a target above 1/2, the class of which the errors are; 1 for others; -1 where ignored.
+  // 0 for a target above 1/2, the class of which the errors are; 1 for others; -1 where ignored. A
+  // NaN goes on to x.
   template <int64_t kWidth>
-  void hinge_labels(int64_t n, int64_t p, int64_t count, Label<T>* label) const {
+  void hinge_labels(int64_t n, int64_t p, int64_t count, Label<T>* label, T* x) const {
     alignas(64) T t[kWidth];
     target_.template values<T>(n, 0, p, count, kWidth, t, label);
-    for (int64_t j = 0; j < kWidth; ++j) label[j] = label[j] < 0 ? -1 : t[j] > T(0.5) ? 0 : 1;
+    for (int64_t j = 0; j < kWidth; ++j) {
+      x[j] = t[j] == t[j] ? x[j] : t[j];
+      label[j] = label[j] < 0 ? -1 : t[j] <= T(0.5) ? 1 : 0;
+    }
   }
 
   // Counts of a group, (C, 2 K + 3); integers, so that the order of adding does not matter.

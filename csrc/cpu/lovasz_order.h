@@ -19,7 +19,7 @@ FASTLOSS_FN Bits<T> error_word(T error, bool positive) {
   return bit_cast<Bits<T>>(error) << 1 | Bits<T>(positive);
 }
 
-// The smallest and the largest word of a problem that count, without their last bit.
+// The words of a problem that count, without their last bit, are those from `least` to `most`.
 template <typename T>
 struct Range {
   Bits<T> least = std::numeric_limits<Bits<T>>::max() >> 1, most = 0;
@@ -29,8 +29,8 @@ struct Range {
   }
 };
 
-// A radix sort, least significant digit first. The pixels lie in runs `stride` apart; a pixel is
-// called by its offset from the first one, of which Index holds twice the largest.
+// A radix sort, least significant digit first. The pixels lie in runs that begin `stride` apart; a
+// pixel's number is its distance from the first one. An Index holds such a number and one bit more.
 template <typename T, typename Index>
 class Order {
  public:
@@ -42,6 +42,7 @@ class Order {
         stride_(stride),
         words_(count),
         entries_(count),
+        // Fewer counters than pixels: they are cleared and added up for every problem.
         digit_(std::clamp<int>(std::bit_width(static_cast<uint64_t>(count)) - 2, 4, kDigit)) {}
 
   // A word for every pixel, run after run.

@@ -13,6 +13,8 @@ template <typename T>
 class Workspace {
  public:
   Workspace() = default;
+  Workspace(Workspace&&) = default;  // a copy would be the same memory
+  Workspace& operator=(Workspace&&) = default;
   explicit Workspace(int64_t count)
       : tensor_(torch::stable::empty({count * static_cast<int64_t>(sizeof(T))},
                                      torch::headeronly::ScalarType::Byte)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .._library import register
@@ -96,8 +97,8 @@ def lovasz_hinge(
     r"""Lovász hinge: the Lovász extension of 1 - Jaccard at :math:`\max(0, 1 - x (2t - 1))`.
 
     Source: Berman et al., arXiv 1705.08790. Formulas, edge rules and methods as `lovasz_softmax`;
-    the bins of "histogram" are `bins` / 32 to an octave of the errors, and the value is within
-    16 / bins of itself.
+    "histogram" has `bins` / 32 bins, rounded up to a power of two, in every octave of the errors,
+    and a relative error of 16 / bins at most. An error beyond float32 makes its value inf.
 
     Args:
         logits: (N, *) or (N, 1, *), floating point.
@@ -106,7 +107,8 @@ def lovasz_hinge(
         per_image, ignore_index, method, bins, reduction: As `lovasz_softmax`.
 
     Returns:
-        As `lovasz_softmax`. Differentiable in logits; with "exact" in a floating-point target too.
+        As `lovasz_softmax`, in the common dtype of logits and a floating-point target.
+        Differentiable in logits; with "exact" in a floating-point target too.
 
     Raises:
         TypeError, ValueError: an argument is not as described.
@@ -120,8 +122,11 @@ def lovasz_hinge(
             "logits must be (N, *) or (N, 1, *) and target likewise, "
             f"got {tuple(logits.shape)} and {tuple(target.shape)}"
         )
-    if t.dtype in check.FLOATING:
+    if t.is_floating_point():
+        check.floating("target", t)
         x, t = check.promote(x, t)
+    elif t.dtype != torch.bool and t.dtype not in segmentation.INDEX_DTYPES:
+        t = t.long()
     if method == "histogram" and t.requires_grad:
         raise ValueError('target has no gradient with method "histogram": pass target.detach()')
     form = ("hinge", False, None, per_image, ignore_index, True)

@@ -75,7 +75,7 @@ def pixels(
     x = x.masked_fill(~valid, 0)
     if kind == "hinge":
         p, t = x, torch.where(valid, target, 0).to(x.dtype)
-        t = (t > 0.5).to(x.dtype) if hard else t
+        t = torch.where(t.isnan(), t, (t > 0.5).to(x.dtype)) if hard else t
         error = 1 - x * (2 * t - 1)
     else:
         p, classes = x.softmax(1) if kind == "softmax" else x, x.shape[1]

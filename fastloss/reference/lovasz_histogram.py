@@ -19,8 +19,9 @@ first bin on that has a pixel, whose pixels share the slope 1.
     hinge                    2^m >= `bins` / 32 bins of equal width in every octave of float32; one
                              for errors that are 0 or less. A target above 1/2 is a 1.
 
-So the value is within 1 / (2 `bins`) of the exact one, that of hinge within 16 / `bins` of itself.
-A NaN error has a bin of its own, above all others, whose middle is NaN.
+So the value is within 1 / (2 `bins`) of the exact one for probabilities in [0, 1]; that of hinge
+has a relative error of 16 / `bins` at most, or is inf for an error beyond float32. A NaN error has
+a bin of its own, above all others, whose middle is NaN.
 
 Source: the Lovász extension as a Choquet integral, Bach arXiv 1111.6453, section 3; the losses are
 those of Berman et al. arXiv 1705.08790.
@@ -59,6 +60,7 @@ def middles(kind: str, bins: int, device: torch.device) -> Tensor:
     k = torch.arange(count + 1, device=device)
     if kind == "hinge":
         edges = (k << (23 - octave_bits(bins))).int().view(torch.float32).double()
+        edges[count - 1] = 2.0**128  # where the numbers of float32 end
         mid = (edges[:-1] + edges[1:]) / 2
         mid = torch.where(k[:-1] == 0, 0, torch.where(k[:-1] == count - 1, torch.inf, mid))
     else:

@@ -1,8 +1,9 @@
 """Triton kernels of the stem `lovasz`; formulas: fastloss/reference/lovasz.py.
 
 Class by class: a kernel writes the errors of all pixels, torch sorts them (CUB's radix sort), and a
-scan over the sorted positives gives every pixel its slope, which a last kernel takes through the
-softmax. So one class at a time has keys. Counts and increments are in float64.
+scan over the sorted positives gives every pixel its slope; at last a kernel takes the slopes of all
+classes through the softmax. There are errors and their order of one class at a time. Counts and
+increments are in float64.
 """
 
 from typing import Any

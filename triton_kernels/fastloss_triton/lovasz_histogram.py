@@ -37,7 +37,7 @@ def _tile(
     )
     positive = (t > 0.5) | (t != t)
     if KIND == HINGE:
-        t = tl.where(positive, 1.0, 0.0).to(DTYPE)
+        t = tl.where(t == t, tl.where(positive, 1.0, 0.0), t).to(DTYPE)
     error = error_of(x, t, KIND)
     if KIND == HINGE:
         narrow = tl.where(error > 0.0, error, 0.0).to(tl.float32)

@@ -1,5 +1,6 @@
 """Samples of the stem `hard_negative_mask`: the losses that it chooses, which have a gradient."""
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +10,7 @@ from ... import functional as F
 from .sample import Sample, generator
 
 
+@functools.wraps(F.hard_negative_mask)
 def hard_losses(loss: Tensor, negative: Tensor, count: Tensor) -> Tensor:
     """The losses of the hard negatives, 0 for the others."""
     return torch.where(F.hard_negative_mask(loss, negative, count), loss, 0)

@@ -74,8 +74,6 @@ def _hinge(draw: st.DrawFn) -> Case:
         target = torch.randint(0, 17, (n, count), generator=g) / 16.0
     else:
         target = draw(_labels(torch.randint(0, 2, (n, count), generator=g), (255, 0, 1)))
-        if options.get("ignore_index") != 255:
-            target = target.clamp(max=1)
     if is_wild:
         x = draw(special(x))
     inputs = draw(placed({"logits": x, "target": target}))
