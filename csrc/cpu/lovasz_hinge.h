@@ -6,41 +6,41 @@
 
 namespace fastloss::cpu {
 
-// What a row of targets is made of.
-struct HingeCounts {
-  int64_t positives = 0, soft = 0;  // neither 0 nor 1
+// What a row is made of: positives, targets that are neither 0 nor 1, and the range of its words,
+// from the smallest positive on: what comes after it changes nothing.
+template <typename T>
+struct HingeRow {
+  int64_t positives = 0, soft = 0;
+  Range<T> range;
+
+  void include(const HingeRow& other) {
+    positives += other.positives, soft += other.soft;
+    range.include(other.range);
+  }
 };
 
 // The words of a row; an ignored pixel is left out.
 template <typename T>
-FASTLOSS_SIMD HingeCounts hinge_row(const T* __restrict x, const T* __restrict t,
+FASTLOSS_SIMD HingeRow<T> hinge_row(const T* __restrict x, const T* __restrict t,
                                     const Label<T>* __restrict label, int64_t count,
                                     Bits<T>* __restrict words) {
+  using Signed = std::make_signed_t<Bits<T>>;
   Label<T> positives = 0, soft = 0;
-#pragma omp simd reduction(+ : positives, soft)
+  Signed least = std::numeric_limits<Signed>::max(), most = 0;
+#pragma omp simd reduction(+ : positives, soft) reduction(min : least) reduction(max : most)
   for (int64_t j = 0; j < count; ++j) {
     const T error = T(1) - x[j] * (T(2) * t[j] - T(1));
-    const bool valid = label[j] >= 0, positive = t[j] == T(1);
-    const Bits<T> word = error_word(error <= T(0) ? T(0) : error, positive);
-    words[j] = valid ? word : Bits<T>(0);
-    positives += valid & positive;
+    const bool valid = label[j] >= 0, positive = valid & (t[j] == T(1));
+    const Bits<T> all = error_word(error <= T(0) ? T(0) : error, positive);
+    const Bits<T> word = valid ? all : Bits<T>(0);
+    words[j] = word;
+    positives += positive;
     soft += valid & (t[j] != T(0)) & !positive;
-  }
-  return {positives, soft};
-}
-
-// The range of the words, from the smallest positive on: what comes after it changes nothing.
-template <typename T>
-FASTLOSS_SIMD Range<T> range_of(const Bits<T>* __restrict words, int64_t count) {
-  using Signed = std::make_signed_t<Bits<T>>;
-  Signed least = std::numeric_limits<Signed>::max(), most = 0;
-#pragma omp simd reduction(min : least) reduction(max : most)
-  for (int64_t j = 0; j < count; ++j) {
-    const Signed value = static_cast<Signed>(words[j] >> 1);
-    least = ((words[j] & 1) != 0) & (value < least) ? value : least;
+    const Signed value = static_cast<Signed>(word >> 1);
+    least = positive & (value < least) ? value : least;
     most = value > most ? value : most;
   }
-  return {static_cast<Bits<T>>(least), static_cast<Bits<T>>(most)};
+  return {positives, soft, {static_cast<Bits<T>>(least), static_cast<Bits<T>>(most)}};
 }
 
 // Both gradients of a row, from the jumps of its pixels and d J / d t.
@@ -92,14 +92,14 @@ class HingeKernel {
       Order<T, Index> order(count, count, 0);
       for (int64_t g = first; g < last; ++g) {
         const Group group{g * o_.images(x_), count, grad[g]};
-        const HingeCounts counts = read(order, group, nullptr);
-        if (!counts.soft && !g_target_) {
-          result[g] = hard_group(order, group, counts.positives);
+        const HingeRow<T> all = read(order, group, nullptr);
+        if (!all.soft && !g_target_) {
+          result[g] = hard_group(order, group, all);
           continue;
         }
         const Targets targets(count);
         read(order, group, &targets);
-        result[g] = soft_group(order, group, targets);
+        result[g] = soft_group(order, group, targets, all.range.most);
       }
     });
     return result;
@@ -107,8 +107,8 @@ class HingeKernel {
 
   // Makes the words; also keeps the targets if there is room for them.
   template <typename Index>
-  HingeCounts read(Order<T, Index>& order, const Group& group, const Targets* kept) const {
-    HingeCounts counts;
+  HingeRow<T> read(Order<T, Index>& order, const Group& group, const Targets* kept) const {
+    HingeRow<T> all;
     for_each_row(o_, x_, group.image, [&](int64_t i, int64_t n, int64_t p, int64_t size) {
       alignas(64) T buffer[kBlock], targets[kBlock];
       alignas(64) Label<T> labels[kBlock];
@@ -116,18 +116,16 @@ class HingeKernel {
       Label<T>* label = kept ? kept->label.get() + i : labels;
       target_.template values<T>(n, 0, p, size, size, t, label);
       const T* x = x_.row<T>(n, 0, p, size, buffer);
-      const HingeCounts row = hinge_row(x, t, label, size, order.words() + i);
-      counts.positives += row.positives, counts.soft += row.soft;
+      all.include(hinge_row(x, t, label, size, order.words() + i));
     });
-    return counts;
+    return all;
   }
 
   template <typename Index>
-  double hard_group(Order<T, Index>& order, const Group& group, int64_t positives) const {
+  double hard_group(Order<T, Index>& order, const Group& group, const HingeRow<T>& all) const {
     T* g = slopes_ ? slopes_->plane<T>(group.image, 0) : nullptr;
     if (g) std::fill_n(g, group.count, T(0));
-    const Range<T> range = range_of<T>(order.words(), group.count);
-    return solve(order, range, static_cast<double>(positives),
+    return solve(order, all.range, static_cast<double>(all.positives),
                  [&](int64_t pixel, T error, bool positive, double jump) {
                    const double slope = positive ? -group.factor * jump : group.factor * jump;
                    if (g) g[pixel] = error > T(0) ? static_cast<T>(slope) : T(0);
@@ -136,16 +134,16 @@ class HingeKernel {
 
   // Any targets: sums of them take the place of counts.
   template <typename Index>
-  double soft_group(Order<T, Index>& order, const Group& group, const Targets& targets) const {
+  double soft_group(Order<T, Index>& order, const Group& group, const Targets& targets,
+                    Bits<T> most) const {
     struct Place {
       int64_t pixel;
-      T error;
+      T error, of_t;  // and d J / d t
     };
-    const Range<T> range{1, range_of<T>(order.words(), group.count).most};
     const Workspace<Place> places(group.count);
     int64_t kept = 0;
-    order.walk(range, [&](int64_t i, int64_t pixel, T error, bool, int64_t) {
-      places[i] = {pixel, error};
+    order.walk({1, most}, [&](int64_t i, int64_t pixel, T error, bool, int64_t) {
+      places[i] = {pixel, error, 0};
       ++kept;
     });
     double after = 0, ratio = 1, value = 0, slope = 0, end = 0;
@@ -155,7 +153,7 @@ class HingeKernel {
     const Workspace<T> jumps(wanted ? group.count : 0), of_t(wanted ? group.count : 0);
     if (wanted) std::fill_n(jumps.get(), group.count, T(0));
     for (int64_t i = 0; i < kept; ++i) {
-      const auto [pixel, error] = places[i];
+      const auto [pixel, error, _] = places[i];
       const double t = static_cast<double>(targets.t[pixel]), rank = static_cast<double>(i + 1);
       after -= t;
       const double either = rank + after, jump = (t + (1 - t) * ratio) / either;
@@ -167,12 +165,12 @@ class HingeKernel {
         end += (static_cast<double>(places[i - 1].error) - static_cast<double>(error)) * slope;
       slope = -rank / (either * either);
       jumps[pixel] = error > T(0) ? static_cast<T>(jump) : T(0);
-      of_t[pixel] = static_cast<T>(end);
+      places[i].of_t = static_cast<T>(end);
     }
     if (!wanted) return value;
     if (kept) end += static_cast<double>(places[kept - 1].error) * slope;
-    for (int64_t i = 0; i < group.count; ++i)
-      if (order.words()[i] >> 1 == 0) of_t[i] = static_cast<T>(end);
+    std::fill_n(of_t.get(), group.count, static_cast<T>(end));
+    for (int64_t i = 0; i < kept; ++i) of_t[places[i].pixel] = places[i].of_t;
     write(group, targets, jumps.get(), of_t.get());
     return value;
   }

@@ -41,6 +41,7 @@ class Order {
         run_(run),
         stride_(stride),
         words_(count),
+        pixels_(count),
         entries_(count),
         // Fewer counters than pixels: they are cleared and added up for every problem.
         digit_(std::clamp<int>(std::bit_width(static_cast<uint64_t>(count)) - 2, 4, kDigit)) {}
@@ -57,43 +58,23 @@ class Order {
 
   // visit(i, pixel, error, positive, positives before it) for every pixel of range.least or more,
   // i its place in the order. They come sorted by all but the most significant digit: that one
-  // needs no move, because counters tell the place.
+  // needs no move, because counters tell the place. The words are gone afterwards.
   template <typename Visit>
   void walk(const Range<T>& range, const Visit& visit) {
     if (range.most < range.least) return;
-    // All but the last of the passes move entries.
     const int bits = std::bit_width(static_cast<uint64_t>(range.most - range.least));
-    const int passes = std::max(2, (bits + digit_ - 1) / digit_),
-              width = (bits + passes - 1) / passes;
-    const int last = (passes - 1) * width;
-    const Word mask = (Word(1) << width) - 1;
-    const size_t bins = (size_t(1) << width) + 1;  // the last one for what is left out
-    const Word most = range.most, least = range.least;
-    lower_.assign(bins * (passes - 1), 0);
-    upper_.assign(bins, {});
-    for (int64_t i = 0; i < count_; ++i) {
-      const Word word = words_[i], value = word >> 1, key = most - value;
-      const bool kept = value >= least;
-      ++lower_[kept ? key & mask : mask + 1];
-      Counter& counter = upper_[kept ? key >> last : mask + 1];
-      counter.before += 1, counter.positives += static_cast<Index>(word & 1);
-      for (int pass = 1; pass < passes - 1; ++pass)
-        lower_[bins * pass + (kept ? key >> pass * width & mask : mask + 1)] += 1;
-    }
-    const int64_t kept = count_ - static_cast<int64_t>(upper_.back().before);
-    for (int pass = 0; pass < passes - 1; ++pass) start(lower_.data() + bins * pass, bins);
-    Counter sum{};
-    for (Counter& counter : upper_) {
-      const Counter here = counter;
-      counter = sum;
-      sum.before += here.before, sum.positives += here.positives;
-    }
-    for (int64_t first = 0, base = 0; first < count_; first += run_, base += stride_) {
-      for (int64_t j = 0; j < run_; ++j) {
-        const Word word = words_[first + j], value = word >> 1, key = most - value;
-        Index& at = lower_[value >= least ? key & mask : mask + 1];
-        entries_[at++] = {key, static_cast<Index>(base + j) << 1 | static_cast<Index>(word & 1)};
-      }
+    const int passes =
+        std::max(2, (bits + digit_ - 1) / digit_);  // the last of which moves nothing
+    const int width = (bits + passes - 1) / passes, last = (passes - 1) * width;
+    const Word mask = (Word(1) << width) - 1, most = range.most;
+    const size_t bins = size_t(1) << width;
+    const int64_t kept = gather(range.least);
+    count_digits(kept, most, passes, width);
+    for (int pass = 0; pass < passes - 1; ++pass) to_places(lower_.data() + bins * pass, bins);
+    to_places(upper_.data(), bins);
+    for (int64_t i = 0; i < kept; ++i) {
+      const Word word = words_[i], key = most - (word >> 1);
+      entries_[lower_[key & mask]++] = {key, pixels_[i] << 1 | static_cast<Index>(word & 1)};
     }
     for (int pass = 1; pass < passes - 1; ++pass) {
       if (!others_) others_ = Workspace<Entry>(count_);
@@ -108,7 +89,7 @@ class Order {
       const Index positive = entry.tag & 1;
       visit(static_cast<int64_t>(counter.before), static_cast<int64_t>(entry.tag >> 1),
             bit_cast<T>(most - entry.key), positive != 0, static_cast<int64_t>(counter.positives));
-      counter.before += 1, counter.positives += positive;
+      counter += {1, positive};
     }
   }
 
@@ -122,12 +103,49 @@ class Order {
   };
   struct Counter {
     Index before, positives;
+
+    Counter& operator+=(const Counter& other) {
+      before += other.before, positives += other.positives;
+      return *this;
+    }
   };
 
-  static void start(Index* counts, size_t bins) {
-    Index sum = 0;
+  // Moves the words of at least `least` to the front, beside their pixels; returns their number.
+  // Without a branch, which would be taken at random.
+  int64_t gather(Word least) {
+    int64_t kept = 0;
+    for (int64_t first = 0, base = 0; first < count_; first += run_, base += stride_) {
+      for (int64_t j = 0; j < run_; ++j) {
+        const Word word = words_[first + j];
+        words_[kept] = word;
+        pixels_[kept] = static_cast<Index>(base + j);
+        kept += word >> 1 >= least;
+      }
+    }
+    return kept;
+  }
+
+  void count_digits(int64_t kept, Word most, int passes, int width) {
+    const int last = (passes - 1) * width;
+    const size_t bins = size_t(1) << width;
+    const Word mask = static_cast<Word>(bins - 1);
+    lower_.assign(bins * (passes - 1), 0);
+    upper_.assign(bins, {});
+    for (int64_t i = 0; i < kept; ++i) {
+      const Word word = words_[i], key = most - (word >> 1);
+      ++lower_[key & mask];
+      upper_[key >> last] += {1, static_cast<Index>(word & 1)};
+      for (int pass = 1; pass < passes - 1; ++pass)
+        ++lower_[bins * pass + (key >> pass * width & mask)];
+    }
+  }
+
+  // Counts to places: the sum of those before.
+  template <typename Count>
+  static void to_places(Count* counts, size_t bins) {
+    Count sum{};
     for (size_t i = 0; i < bins; ++i) {
-      const Index here = counts[i];
+      const Count here = counts[i];
       counts[i] = sum;
       sum += here;
     }
@@ -135,6 +153,7 @@ class Order {
 
   int64_t count_, run_, stride_;
   Workspace<Word> words_;
+  Workspace<Index> pixels_;
   Workspace<Entry> entries_, others_;
   int digit_;
   std::vector<Index> lower_;
