@@ -234,15 +234,9 @@ class BoundaryKernel {
     int64_t unordered = 0;
     for_each_tile(x_.classes, p, count, [&](auto width, int64_t first, int64_t pixels) {
       constexpr int64_t kWidth = width;
-      const T* x = x_.rows<T>(n + k, first, pixels, kWidth);
-      int64_t stride = x_.row_stride();
-      if (!x) {
-        logits.resize(size);
-        x_.load(n + k, first, pixels, kWidth, logits.data());
-        x = logits.data(), stride = kWidth;
-      }
+      const Rows<T> x(x_, n + k, first, pixels, kWidth, logits);
       Softmax<kWidth, T> softmax;
-      softmax_of<kWidth>(x, stride, x_.classes, exponentials.data(), &softmax);
+      softmax_of<kWidth>(x.of(0), x.stride(), x_.classes, exponentials.data(), &softmax);
       for (int64_t c = 0; c < x_.classes; ++c)
         unordered += normalise(exponentials.data() + c * kWidth, softmax.inverse, pixels,
                                p_.get() + (k * x_.classes + c) * x_.pixels + first);

@@ -89,15 +89,9 @@ class PixelKernel {
         if (!nonzeros<kWidth>(map)) return clear<kWidth>(n, first, pixels, out);
       }
       read += pixels;
-      const T* x = x_.rows<T>(n, first, pixels, kWidth);
-      int64_t stride = x_.row_stride();
-      if (!x) {
-        logits.resize(size);
-        x_.load(n, first, pixels, kWidth, logits.data());
-        x = logits.data(), stride = kWidth;
-      }
+      const Rows<T> x(x_, n, first, pixels, kWidth, logits);
       if (!gradient_) {
-        values<kWidth>(n, first, pixels, x, stride, exponentials.data(), map);
+        values<kWidth>(n, first, pixels, x.of(0), x.stride(), exponentials.data(), map);
         map_.store(n, first, pixels, kWidth, map);
         return;
       }
@@ -107,7 +101,7 @@ class PixelKernel {
         out.resize(size);
         g = out.data();
       }
-      slopes<kWidth>(n, first, pixels, x, stride, exponentials.data(), map, g,
+      slopes<kWidth>(n, first, pixels, x.of(0), x.stride(), exponentials.data(), map, g,
                      direct ? gradient_->row_stride() : kWidth);
       if (!direct) gradient_->store(n, first, pixels, kWidth, out.data());
     });

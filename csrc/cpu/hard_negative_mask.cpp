@@ -1,7 +1,5 @@
 // CPU kernel of `hard_negative_mask`: of every row the negatives with the largest losses.
-#include <torch/csrc/stable/library.h>
-
-#include "cpu/elementwise.h"
+#include "cpu/pixel_tiles.h"
 
 namespace fastloss::cpu {
 namespace {
@@ -45,22 +43,6 @@ void choose(const T* loss, const bool* negative, int64_t size, int64_t count, bo
     mask[i] = negative[i] && (keys[i] < last || (keys[i] == last && equal-- > 0));
 }
 
-template <typename F>
-void dispatch_integer(ScalarType type, const F& f) {
-  switch (type) {
-    case ScalarType::Byte:
-      return f(uint8_t{});
-    case ScalarType::Char:
-      return f(int8_t{});
-    case ScalarType::Short:
-      return f(int16_t{});
-    case ScalarType::Int:
-      return f(int32_t{});
-    default:
-      return f(int64_t{});
-  }
-}
-
 template <typename T>
 void run(const Tensor& loss, const bool* negative, const std::vector<int64_t>& counts, bool* mask) {
   const Source<T> source(loss);
@@ -79,9 +61,9 @@ Tensor hard_negative_mask(Tensor loss, Tensor negative, Tensor count) {
   const Tensor numbers = torch::stable::contiguous(count);
   Tensor result = torch::stable::new_empty(flags, flags.sizes());
   std::vector<int64_t> counts(loss.size(0));
-  dispatch_integer(count.scalar_type(), [&](auto sample) {
+  dispatch_any(count.scalar_type(), [&](auto sample) {
     const auto* data = static_cast<const decltype(sample)*>(numbers.const_data_ptr());
-    std::copy_n(data, counts.size(), counts.begin());
+    convert_row(data, static_cast<int64_t>(counts.size()), counts.data());
   });
   const bool* from = static_cast<const bool*>(flags.const_data_ptr());
   bool* to = static_cast<bool*>(result.mutable_data_ptr());

@@ -30,20 +30,14 @@ class PixelsKernel {
     std::vector<T> logits, exponentials(size);
     for_each_tile(x_.classes, p, count, [&](auto width, int64_t first, int64_t pixels) {
       constexpr int64_t kWidth = width;
-      const T* x = x_.rows<T>(n, first, pixels, kWidth);
-      int64_t stride = x_.row_stride();
-      if (!x) {
-        logits.resize(size);
-        x_.load(n, first, pixels, kWidth, logits.data());
-        x = logits.data(), stride = kWidth;
-      }
+      const Rows<T> x(x_, n, first, pixels, kWidth, logits);
       Softmax<kWidth, T> softmax;
       alignas(64) Label<T> label[kWidth];
       alignas(64) T nll[kWidth], probability[kWidth], marked[kWidth];
       target_.labels(n, first, pixels, kWidth, label);
-      softmax_of<kWidth>(x, stride, x_.classes, exponentials.data(), &softmax);
-      at_labels<kWidth, T>(x, stride, x_.classes, exponentials.data(), label, softmax, nll,
-                           probability);
+      softmax_of<kWidth>(x.of(0), x.stride(), x_.classes, exponentials.data(), &softmax);
+      at_labels<kWidth, T>(x.of(0), x.stride(), x_.classes, exponentials.data(), label, softmax,
+                           nll, probability);
       mark<kWidth, T>(probability, label, static_cast<Label<T>>(x_.classes), marked);
       std::copy_n(marked, pixels, probability_ + n * x_.pixels + first);
       std::copy_n(nll, pixels, nll_ + n * x_.pixels + first);

@@ -169,14 +169,8 @@ class TableKernel {
     std::vector<T> logits, exponentials(o_.uses_softmax() ? x_.classes * width() : 0);
     for_each_tile(x_.classes, p, count, [&](auto width, int64_t first, int64_t pixels) {
       constexpr int64_t kWidth = width;
-      const T* x = x_.rows<T>(n, first, pixels, kWidth);
-      int64_t stride = x_.row_stride();
-      if (!x) {
-        logits.resize(x_.classes * this->width());
-        x_.load(n, first, pixels, kWidth, logits.data());
-        x = logits.data(), stride = kWidth;
-      }
-      tile<kWidth>(n, first, pixels, x, stride, exponentials.data(), sums);
+      const Rows<T> x(x_, n, first, pixels, kWidth, logits);
+      tile<kWidth>(n, first, pixels, x.of(0), x.stride(), exponentials.data(), sums);
     });
     traffic.read += x_.bytes(count);
     sums.finish(out);

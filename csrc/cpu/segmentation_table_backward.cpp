@@ -159,13 +159,8 @@ class GradientKernel {
     std::vector<T> logits, exponentials(o_.uses_softmax() ? tile_size : 0), out, of_target;
     for_each_tile(x_.classes, p, count, [&](auto width, int64_t first, int64_t pixels) {
       constexpr int64_t kWidth = width;
-      const T* x = x_.rows<T>(n, first, pixels, kWidth);
-      int64_t stride = x_.row_stride(), out_stride = g_x_ ? g_x_->row_stride() : 0;
-      if (!x) {
-        logits.resize(tile_size);
-        x_.load(n, first, pixels, kWidth, logits.data());
-        x = logits.data(), stride = kWidth;
-      }
+      const Rows<T> x(x_, n, first, pixels, kWidth, logits);
+      int64_t out_stride = g_x_ ? g_x_->row_stride() : 0;
       T* g_x = g_x_ ? g_x_->rows<T>(n, first, pixels, kWidth) : nullptr;
       const bool direct = g_x != nullptr;
       if (!direct) {
@@ -173,7 +168,7 @@ class GradientKernel {
         g_x = out.data(), out_stride = kWidth;
       }
       if (g_t_) of_target.resize(tile_size);
-      tile<kWidth>(n, first, pixels, x, stride, exponentials.data(), g, g_x, out_stride,
+      tile<kWidth>(n, first, pixels, x.of(0), x.stride(), exponentials.data(), g, g_x, out_stride,
                    of_target.data());
       if (g_x_ && !direct) g_x_->store(n, first, pixels, kWidth, out.data());
       if (g_t_) g_t_->store(n, first, pixels, kWidth, of_target.data());
