@@ -135,6 +135,48 @@ def test_nan_stays_in_its_image(theta0):
             assert result[0].isfinite().all() and result[1].isnan().all()
 
 
+def test_nan_in_the_last_pixel_of_a_large_image():
+    """Whose truth has no boundary."""
+    x = torch.zeros(1, 3, 101, 203)
+    x[0, 1, -1, -1] = torch.nan
+    assert F.boundary_loss(x, torch.zeros(1, 101, 203).long()).isnan()
+
+
+@pytest.mark.parametrize("incoming", (torch.nan, torch.inf))
+def test_what_comes_in_is_not_lost(incoming):
+    """For a class whose truth has no boundary: gradient scalers look for it."""
+    x = X.clone().requires_grad_()
+    loss = F.boundary_loss(x, torch.zeros_like(LABELS), reduction="none")
+    (gradient,) = torch.autograd.grad(loss, x, torch.full_like(loss, incoming))
+    assert gradient.isnan().all()
+
+
+def test_one_pixel_with_any_strides(triton_kernels):
+    for shape, strides in (((1, 1, 1, 1), (0, 0, 0, 0)), ((1, 1, 1, 5), (0, 0, 0, 1))):
+        x = torch.arange(5.0).as_strided(shape, strides).requires_grad_()
+        with implementation("triton"):
+            value = F.boundary_pool(x, 3)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert torch.equal(value, F.boundary_pool(x, 3)) and gradient.sum() == x.numel()
+
+
+def test_triton_in_groups_and_chunks(triton_kernels, monkeypatch):
+    from fastloss._triton import boundary_loss as kernels
+
+    monkeypatch.setattr(kernels, "AT_ONCE", 70)
+    monkeypatch.setattr(kernels, "CHUNK", 1024)
+    x = torch.randn(2, 2, 33, 40, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    target = torch.randint(0, 2, (2, 33, 40), generator=torch.Generator().manual_seed(3))
+    results = []
+    for language in ("triton", "reference"):
+        leaf = x.clone().requires_grad_()
+        with implementation(language):
+            loss = F.boundary_loss(leaf, target)
+            results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    for ours, expected in zip(*results):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-13)
+
+
 def test_same_bits_for_any_number_of_threads():
     """Images larger than a chunk, and more planes than threads."""
     if fastloss.backends()["boundary_loss"]["cpu"] != "C++":

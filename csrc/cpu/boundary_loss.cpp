@@ -201,12 +201,13 @@ class BoundaryKernel {
         T* slopes = gradient_ ? slopes_.get() + i * x_.pixels : nullptr;
         const bool is_nan = std::any_of(&poisoned[k * chunks_], &poisoned[k * chunks_] + chunks_,
                                         [](char any) { return any != 0; });
-        if (truth[k]->begin(c) == truth[k]->end(c) && !is_nan) {  // its F1 is 0, whatever p is
+        const double factor = grad_ ? -grad_[at] : 0;
+        const bool is_empty = truth[k]->begin(c) == truth[k]->end(c);
+        if (is_empty && !is_nan && std::isfinite(factor)) {  // its F1 is 0, whatever p is
           if (slopes) std::fill(slopes, slopes + x_.pixels, T(0));
           loss_[at] = 1;
           continue;
         }
-        const double factor = grad_ ? -grad_[at] : 0;
         loss_[at] = 1 - kernel.run(p_.get() + i * x_.pixels, *truth[k], c, factor, slopes);
       }
     });

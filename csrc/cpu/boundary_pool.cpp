@@ -70,7 +70,7 @@ void gradients(const PlaneRows& grad, const PlaneRows& x, int64_t window, const 
     SlidingWindow<PlacedMaxima<T>> slide(x.height, x.width, window);
     const Buffer<PlacedMaxima<T>> result(size);
     const auto cells = result.cells();
-    std::vector<double> sums(size);  // as many as a window has pixels may go to one place
+    const Workspace<double> sums(size);  // as many as a window has pixels may go to one place
     std::vector<T> line(x.width);
     for (int64_t plane = first; plane < last; ++plane) {
       const auto load = [&](int64_t y, PlacedMaxima<T> row) {
@@ -78,7 +78,7 @@ void gradients(const PlaneRows& grad, const PlaneRows& x, int64_t window, const 
         for (int64_t i = 0; i < x.width; ++i) row.place[i] = static_cast<Place<T>>(y * x.width + i);
       };
       slide.run(load, cells);
-      std::fill(sums.begin(), sums.end(), 0.0);
+      std::fill_n(sums.get(), size, 0.0);
       for (int64_t y = 0; y < x.height; ++y) {
         grad.load(plane, y, line.data());
         const Place<T>* place = cells.place + y * x.width;

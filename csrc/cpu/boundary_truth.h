@@ -51,8 +51,8 @@ class Truth {
   }
 
   // The pixels on the boundary of a class.
-  const int32_t* begin(int64_t c) const { return sorted_.data() + first_[c]; }
-  const int32_t* end(int64_t c) const { return sorted_.data() + first_[c + 1]; }
+  const int32_t* begin(int64_t c) const { return sorted_.get() + first_[c]; }
+  const int32_t* end(int64_t c) const { return sorted_.get() + first_[c + 1]; }
   // Words in which `bit(c)` is set where the boundary of class c is near.
   const uint32_t* near(int64_t c) const { return near_.get() + c / kBits * pixels_; }
   static uint32_t bit(int64_t c) { return 1u << (c % kBits); }
@@ -73,14 +73,15 @@ class Truth {
       if (c != kInside) ++first_[c + 1];
     for (int64_t c = 0; c < classes_; ++c) first_[c + 1] += first_[c];
     std::vector<int32_t> next(first_.begin(), first_.end());
-    sorted_.resize(first_[classes_]);
+    sorted_ = Workspace<int32_t>(first_[classes_]);
     for (int64_t i = 0; i < pixels_; ++i)
       if (label[i] != kInside) sorted_[next[label[i]]++] = static_cast<int32_t>(i);
   }
 
   int64_t classes_, pixels_;
   Workspace<uint32_t> near_;
-  std::vector<int32_t> sorted_, first_;
+  Workspace<int32_t> sorted_;
+  std::vector<int32_t> first_;
 };
 
 }  // namespace fastloss::cpu

@@ -76,6 +76,7 @@ def hard_pixels(
     """(B, H, W) bool: the probability of the true class is at most `thresh`, or among the
     `min_kept` smallest."""
     p = logits.softmax(1).gather(1, target[:, None])[:, 0]  # (B, H, W)
-    order = p.flatten().argsort()
-    last_kept = p.flatten()[order[min(min_kept, p.numel()) - 1]]
-    return p <= max(thresh, last_kept.item())
+    if min_kept:
+        order = p.flatten().argsort()
+        thresh = max(thresh, p.flatten()[order[min(min_kept, p.numel()) - 1]].item())
+    return p <= thresh

@@ -27,7 +27,8 @@ _PLACES = 2**31 - 1  # kernels keep the place of a maximum in 32 bits
 
 
 def boundary_pool(x: Tensor, window: int) -> Tensor:
-    """Maximum over a sliding square window, at a cost that hardly grows with the window.
+    """Maximum over a sliding square window, at a cost that hardly grows with the window (on a GPU
+    that of the gradient grows with its side).
 
     As torch.nn.functional.max_pool2d(x, window, stride=1, padding=(window - 1) // 2) in value and
     gradient: beyond the border nothing counts, and the gradient goes to the first maximum of a

@@ -114,6 +114,20 @@ def test_loss_is_that_of_its_description(
     torch.testing.assert_close(gradient, slopes, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("shape", ((11, 5, 6, 7), (1, 3, 101, 203)), ids=str)
+def test_several_groups_of_images_and_chunks_of_pixels(shape):
+    """The kernels take some images together, and cut large ones into chunks."""
+    x = tensor(0, *shape)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=torch.Generator())
+    value, gradient = run(F.boundary_loss, x, target=target, reduction="none")
+    expected, slopes = run(oracle, x, target=target, theta0=3, theta=5)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-9, atol=1e-13)
+    target[-1, -1, -1] = shape[1]
+    with pytest.raises(IndexError, match=f"got {shape[1]} at index {target.numel() - 1}"):
+        F.boundary_loss(x, target)
+
+
 @pytest.mark.parametrize("classes", (31, 32, 33, 65, 150))
 def test_more_classes_than_bits(classes):
     x = tensor(classes, 2, classes, 9, 11)

@@ -88,10 +88,16 @@ def boundary_pool_bwd(
     store_block(out, total, i, n)
 
 
+def _step(x: Tensor, axis: int) -> int:
+    """How far apart neighbours along an axis of x, contiguous, are. The stride of an axis of one
+    element may be anything, also 0."""
+    return 1 if axis == -1 else x.shape[-1]
+
+
 def _pool_axis(x: Tensor, axis: int, window: int, places: bool) -> tuple[Tensor, Tensor]:
     """Along one axis of x, contiguous: values, and positions of the maxima (x itself if they are
     not wanted)."""
-    length, stride, sets = x.shape[axis], x.stride(axis), x.dtype == torch.int32
+    length, stride, sets = x.shape[axis], _step(x, axis), x.dtype == torch.int32
     wanted, reach, place = min(window // 2, length - 1), 0, x
     first = True
     while first or reach < wanted:
@@ -124,7 +130,7 @@ def unpool(grad: Tensor, places: tuple[Tensor, Tensor], window: int, dtype: torc
         out = torch.empty_like(grad, dtype=dtype if axis == -1 else common.compute_dtype(grad))
         common.launch(
             boundary_pool_bwd, triton.cdiv(grad.numel(), common.BLOCK), grad, place, out,
-            grad.numel(), length, grad.stride(axis), min(window // 2, length - 1),
+            grad.numel(), length, _step(grad, axis), min(window // 2, length - 1),
             DTYPE=common.language_dtype(grad), BLOCK=common.BLOCK,
         )  # fmt: skip
         grad = out
