@@ -17,13 +17,13 @@ struct Choice {
 template <typename T>
 FASTLOSS_SIMD void sum_kept(const T* __restrict p, const T* __restrict nll, const T* __restrict w,
                             Choice<T> choice, int64_t count, double* __restrict sums) {
-  T loss = 0, weight = 0;
+  double loss = 0, weight = 0;
 #pragma omp simd reduction(+ : loss, weight)
   for (int64_t j = 0; j < count; ++j) {
     const bool kept = choice(p[j]);
-    const T product = w[j] * nll[j];
-    loss += kept ? product : T(0);
-    weight += kept ? w[j] : T(0);
+    const double own = static_cast<double>(w[j]), product = own * static_cast<double>(nll[j]);
+    loss += kept ? product : 0;
+    weight += kept ? own : 0;
   }
   sums[0] += loss, sums[1] += weight;
 }
@@ -31,10 +31,10 @@ FASTLOSS_SIMD void sum_kept(const T* __restrict p, const T* __restrict nll, cons
 // out = scale w for the pixels kept, else 0
 template <typename T>
 FASTLOSS_SIMD void scale_kept(const T* __restrict p, const T* __restrict w, Choice<T> choice,
-                              T scale, int64_t count, T* __restrict out) {
+                              double scale, int64_t count, T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
-    const T value = scale * w[j];
+    const T value = static_cast<T>(scale * static_cast<double>(w[j]));
     out[j] = choice(p[j]) ? value : T(0);
   }
 }
@@ -68,7 +68,7 @@ class LossKernel {
   Tensor gradient(double grad) const {
     Tensor result = torch::stable::new_empty(pixels_, pixels_.sizes());
     T* to_p = static_cast<T*>(result.mutable_data_ptr());
-    const T scale = static_cast<T>(grad / divisor());
+    const double scale = grad / divisor();
     for_each_part([&](int64_t, int64_t start, int64_t count, const T* w) {
       std::fill_n(to_p + start, count, T(0));
       scale_kept(p_ + start, w, choice_, scale, count, to_p + count_ + start);

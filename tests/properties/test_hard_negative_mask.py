@@ -37,3 +37,24 @@ def test_equals_a_sort(row, count, layout, dtype):
     assert torch.equal(F.hard_negative_mask(loss, negative, counts), expected)
     with implementation("reference"):
         assert torch.equal(F.hard_negative_mask(loss, negative, counts), expected)
+
+
+def test_doubles_are_not_rounded():
+    loss = torch.tensor([[1.0, 1 + 1e-12, 1 - 1e-12]], dtype=torch.float64)
+    mask = F.hard_negative_mask(loss, torch.ones(1, 3).bool(), torch.tensor([1]))
+    assert mask.tolist() == [[False, True, False]]
+
+
+def test_rows_of_half_precision_on_several_threads():
+    """Each thread has rows, and a buffer, of its own."""
+    g = torch.Generator().manual_seed(0)
+    loss = torch.randn(64, 4000, generator=g).half()
+    negative, count = torch.rand(64, 4000, generator=g) < 0.7, torch.arange(64) * 40
+    with implementation("reference"):
+        expected = F.hard_negative_mask(loss, negative, count)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(F.hard_negative_mask(loss, negative, count), expected)
+    finally:
+        torch.set_num_threads(threads)

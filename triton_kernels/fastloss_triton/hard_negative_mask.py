@@ -39,7 +39,7 @@ def hard_negative_mask(
     row = tl.program_id(0).to(tl.int64)
     loss += row * l_b
     negative += row * k_b
-    lanes = tl.arange(0, BLOCK)
+    lanes = tl.arange(0, BLOCK).to(tl.int64)  # times a stride it may pass 2^31
     found = tl.zeros((), tl.uint64)  # the leading bits of the last key chosen
     left = tl.load(count + row * c_b).to(tl.int64)  # how many keys with these bits are chosen
     for level in range(0, BITS, 8):

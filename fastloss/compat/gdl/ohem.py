@@ -19,7 +19,7 @@ class OhemCrossEntropy2d(nn.Module):
     sum(w_y (-ln p)) / sum(w_y) over the kept pixels.
 
     Args:
-        thresh: probability up to which a pixel is hard; above 1 all are, below 0 none.
+        thresh: probability up to which a pixel is hard; above 1 all are, below 0 is as 0.
         min_kept: least number of pixels kept, in the whole batch.
         weight: w, one number per class, a tensor or (here only) a list; None: 1. It is the buffer
             ``criterion.weight``.
@@ -30,7 +30,8 @@ class OhemCrossEntropy2d(nn.Module):
     number of labels, or a label out of range (on the CPU; NaN on a GPU). RuntimeError: as many
     labels in another shape.
 
-    Departures: nothing kept (all pixels ignored or easy) gives 0 with a graph (upstream: NaN).
+    Departures: nothing kept (all pixels ignored or easy) gives 0 with a graph (upstream: NaN). A
+    pixel with a NaN logit is always kept, and probabilities that are no normal numbers count as 0.
     """
 
     def __init__(
