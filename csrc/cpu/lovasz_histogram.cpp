@@ -134,8 +134,9 @@ class HistogramKernel {
     }
     if (gradient_) {
       chunks(first, [&](int64_t n, int64_t p, int64_t pixels) {
+        std::vector<T> g, out;
         tiles(n, p, pixels, [&](auto width, auto... tile) {
-          this->template gradient_tile<width>(slopes.data(), tile...);
+          this->template gradient_tile<width>(slopes.data(), g, out, tile...);
         });
       });
     }
@@ -244,9 +245,9 @@ class HistogramKernel {
   }
 
   template <int64_t kWidth>
-  void gradient_tile(const T* slopes, int64_t n, int64_t p, int64_t count, T* rows,
-                     const T* inverse, const Label<T>* label) const {
-    std::vector<T> out, g(kKind == Kind::kSoftmax ? x_.classes * kWidth : 0);
+  void gradient_tile(const T* slopes, std::vector<T>& g, std::vector<T>& out, int64_t n, int64_t p,
+                     int64_t count, T* rows, const T* inverse, const Label<T>* label) const {
+    if constexpr (kKind == Kind::kSoftmax) g.resize(x_.classes * kWidth);
     alignas(64) T mean[kWidth] = {};
     T* to = gradient_->rows<T>(n, p, count, kWidth);
     const bool direct = to != nullptr;

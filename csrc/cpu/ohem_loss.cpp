@@ -59,13 +59,16 @@ class LossKernel {
       const T* from = source.load(0, classes, weights_.data());
       if (from != weights_.data()) std::copy_n(from, classes, weights_.data());
     }
-    add_up();
   }
 
-  double loss() const { return sums_[0] / divisor(); }
+  double loss() {
+    add_up();
+    return sums_[0] / divisor();
+  }
 
   // Gradients to the probabilities, which are 0, and to the losses.
-  Tensor gradient(double grad) const {
+  Tensor gradient(double grad) {
+    if (is_mean_) add_up();
     Tensor result = torch::stable::new_empty(pixels_, pixels_.sizes());
     T* to_p = static_cast<T*>(result.mutable_data_ptr());
     const double scale = grad / divisor();

@@ -139,17 +139,18 @@ class _Run:
         )  # fmt: skip
         rest = valid[:, None] - counts.sum((0, 3))
         counts[0, ..., 0] = rest.to(dtype)
+        self.kind, self.bins, self.counts = kind, bins, counts
         self.slopes = reference.slopes(counts[1], counts[0])
-        self.values = reference.values(
-            counts, self.slopes, reference.middles(kind, bins, logits.device)
-        )
-        self.factors = torch.ones_like(self.values)
-        if kind != "hinge":
-            there = counts[1].sum(-1) > 0
-            self.factors = class_factors(there, present, classes).expand_as(self.values)
+        there = counts[1].sum(-1) > 0
+        if kind == "hinge":
+            self.factors = torch.ones_like(there, dtype=torch.float64)
+        else:
+            self.factors = class_factors(there, present, classes).expand_as(there)
 
     def value(self, reduction: str, widen: bool) -> Tensor:
-        values = torch.where(self.factors == 0, 0, self.values * self.factors).sum(-1)
+        middles = reference.middles(self.kind, self.bins, self.logits.device)
+        values = reference.values(self.counts, self.slopes, middles)
+        values = torch.where(self.factors == 0, 0, values * self.factors).sum(-1)
         dtype = result_dtype(self.logits, widen)
         return reduce(values, None, None, None, reduction, len(values), dtype)
 
@@ -195,7 +196,7 @@ def backward(
         return logits.new_empty(0)
     with torch.cuda.device_of(logits):
         run = _Run(logits, target, kind, present, classes, per_image, ignore_index, strict, bins)
-        like = run.values.new_empty(run.groups)
+        like = run.factors.new_empty(run.groups)
         return run.gradient(spread(grad, like, None, None, reduction, run.groups)[:, None])
 
 
