@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bench import box_sets, inputs, segmentation
+from bench import box_sets, inputs, matching, segmentation
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -188,6 +188,7 @@ _ALL = (
     _pairs("giou", "rpn", "f", "many anchors, few targets"),
     _pairs("diou", "ssd", "fb", "DIoU: adds the centre distance"),
     _pairs("ciou", "ssd", "fb", "CIoU: an arctangent per box, an aspect term per pair"),
+    *matching.WORKLOADS,
     *segmentation.WORKLOADS,
 )
 

@@ -9,6 +9,7 @@ returns the function that public code calls (see `_autograd` for when which op r
   them, an empty tensor where the bit is 0. The op with gradient takes the arguments of the forward,
   reduction not "none", and returns the loss and the gradient of the first tensor. An op without a
   differentiable tensor, such as a choice of elements, has the forward alone.
+- The reference is the fake kernel too, unless it reads values: then `fake` is.
 - The reference runs under the key CompositeExplicitAutograd; C++ and Triton add kernels for CPU
   and CUDA (`implement`), and PyTorch's dispatcher chooses.
 - Autograd sits outside the ops, so that functorch transforms work.
@@ -33,6 +34,8 @@ from ._version import __version__
 _PACKAGE = Path(__file__).parent
 _LIBRARY = torch.library.Library("fastloss", "DEF")
 BACKENDS = ("auto", "reference")
+# Languages of Python functions that run for CUDA tensors, and what `backends` calls them.
+LANGUAGES = {"triton": "Triton", "host": "CPU kernel"}
 
 
 class _State:
@@ -46,8 +49,9 @@ if _State.backend not in BACKENDS:
 
 @dataclass(frozen=True)
 class Op:
-    """A registered op. `implementations` maps "reference" and "triton" to Python callables,
-    `helpers` a language to what PyTorch's own operations do between its kernels."""
+    """A registered op. `implementations` maps "reference" and, where they exist, "triton" or "host"
+    to Python callables, `helpers` a language to what PyTorch's own operations do between its
+    kernels."""
 
     name: str
     schema: str
@@ -92,7 +96,8 @@ def debug() -> Iterator[None]:
 
 def implement(name: str, language: str, function: Callable[..., Any], helper: str = "") -> None:
     """Register `function` as the kernel of op `name` for CUDA tensors; `helper` is what PyTorch's
-    own operations do in it, such as "torch.sort"."""
+    own operations do in it, such as "torch.sort". Language "host" is a function that hands the
+    work to the CPU kernel, for an op without a CUDA kernel."""
     OPS[name].implementations[language] = function
     OPS[name].helpers[language] = helper
     _LIBRARY.impl(name, function, "CUDA")
@@ -101,15 +106,18 @@ def implement(name: str, language: str, function: Callable[..., Any], helper: st
 def register(
     name: str,
     schema: str,
-    forward: Callable[..., Tensor],
+    forward: Callable[..., Any],
     backward: Callable[..., Sequence[Tensor]] | None = None,
     differentiable: Sequence[str] = (),
     check: Callable[..., None] | None = None,
-) -> Callable[..., Tensor]:
+    returns: str = "Tensor",
+    fake: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
     """Define the ops of `name` and return the function, differentiable in the tensors named.
 
     `forward` and `backward` are the reference; they read no value, so they are the fake kernels
-    too. `check` may read values: it raises for bad ones, in debug mode and on the CPU fallback.
+    too, unless `fake` is given for the forward. `check` may read values: it raises for bad ones,
+    in debug mode and on the CPU fallback.
     """
     arguments = [part.split() for part in schema.strip()[1:].split(")")[0].split(",")]
     names = tuple(word[1] for word in arguments)
@@ -121,7 +129,7 @@ def register(
         return loss, backward(torch.ones_like(loss), *args, 1)[0]
 
     reduction = names.index("reduction") if "reduction" in names else None
-    ops: list[tuple[str, str, Callable[..., Any]]] = [(name, f"{schema} -> Tensor", forward)]
+    ops: list[tuple[str, str, Callable[..., Any]]] = [(name, f"{schema} -> {returns}", forward)]
     if differentiable:
         backward_schema = f"(Tensor grad, {schema[1:-1]}, int needs) -> ({outputs})"
         ops.append((f"{name}_backward", backward_schema, backward))
@@ -131,7 +139,8 @@ def register(
         _LIBRARY.define(op_name + op_schema, tags=torch.Tag.pt2_compliant_tag)
         checked = None if function is backward else check
         _LIBRARY.impl(op_name, _fallback(function, checked), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastloss::{op_name}", _tuple(function), lib=_LIBRARY)
+        shape = fake if fake is not None and function is forward else function
+        torch.library.register_fake(f"fastloss::{op_name}", _tuple(shape), lib=_LIBRARY)
         implementations = {"reference": function}
         OPS[op_name] = Op(op_name, op_schema, tensors, tuple(differentiable), implementations)
     if differentiable:
@@ -140,7 +149,7 @@ def register(
     else:
         loss = getattr(torch.ops.fastloss, name).default
 
-    def call(*args: Any) -> Tensor:
+    def call(*args: Any) -> Any:
         reference = _State.backend == "reference"
         if check is not None and (_State.debug or (reference and args[0].device.type == "cpu")):
             check(*args)
@@ -246,8 +255,9 @@ def backends() -> dict[str, dict[str, str]]:
         else:
             cpu = f"reference (no C++: {UNAVAILABLE.get('cpp', 'no kernel in the binary')})"
         if _has_kernel(name, "CUDA"):
-            cuda = "Triton" if "triton" in op.implementations else "CUDA C++"
-            cuda += f" and {op.helpers['triton']}" if op.helpers.get("triton") else ""
+            language = next((x for x in LANGUAGES if x in op.implementations), None)
+            cuda = LANGUAGES.get(language, "CUDA C++")
+            cuda += f" and {op.helpers[language]}" if op.helpers.get(language) else ""
             run = runs.get(name)
             cuda += f" (run on {run['gpu']} at {run['commit']})" if run else " (never run on a GPU)"
         else:

@@ -19,7 +19,10 @@ def test_every_public_function_has_a_sample():
     assert {function for function, _ in SAMPLES} == set(functional.__all__)
 
 
-@pytest.fixture(params=SAMPLES.values(), ids=lambda sample: sample.name)
+ON_DEVICE = [s for s in SAMPLES.values() if "host" not in s.tags]
+
+
+@pytest.fixture(params=ON_DEVICE, ids=lambda sample: sample.name)
 def sample(request: pytest.FixtureRequest) -> Sample:
     """A sample on the GPU that ran once, so that its kernels are compiled and loaded."""
     on_device = request.param.cast(torch.float32, "cuda")

@@ -15,6 +15,7 @@ KINDS = list(
         (s.function, *sorted(map(str, s.options.items()))): s for s in ALL if "small" in s.tags
     }.values()
 )
+ON_DEVICE = [s for s in KINDS if "host" not in s.tags]
 LARGE = [s for s in ALL if "large" in s.tags and s.options.get("reduction", "mean") == "mean"]
 
 
@@ -146,10 +147,11 @@ def test_scalar_input():
 
 @pytest.mark.parametrize("sample", KINDS + LARGE, ids=lambda s: s.name)
 def test_inputs_are_not_written(sample):
-    before = sample.map(torch.clone)
+    before, after = [], []
+    sample.map(lambda x: before.append(x.clone()))
     sample.run()
-    for name, leaf in before.leaves().items():
-        assert torch.equal(leaf, sample.leaves()[name])
+    sample.map(after.append)
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after))
 
 
 @pytest.mark.parametrize("sample", LARGE, ids=lambda s: s.name)
@@ -232,7 +234,7 @@ def test_more_than_two_to_the_31_elements():
     assert gradient[-1] == 1 and gradient[2**31] == 1 and gradient[0] == 0
 
 
-@pytest.mark.parametrize("sample", KINDS, ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", ON_DEVICE, ids=lambda s: s.name)
 def test_reference_reads_nothing_on_the_host(sample):
     from fastloss._library import OPS
 
@@ -245,7 +247,7 @@ def test_reference_reads_nothing_on_the_host(sample):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels would be launched on CPU tensors")
-@pytest.mark.parametrize("sample", KINDS, ids=lambda s: s.name)
+@pytest.mark.parametrize("sample", ON_DEVICE, ids=lambda s: s.name)
 def test_triton_launchers_read_nothing_on_the_host(sample, triton_kernels, monkeypatch):
     """The host side of the Triton kernels, with the launches themselves left out."""
     from fastloss._triton import _common

@@ -39,6 +39,15 @@ def same_shape(name: str, value: Tensor, like_name: str, like: Tensor) -> None:
         )
 
 
+def mask(name: str, value: Tensor, shape: Sequence[int], like_name: str, like: Tensor) -> None:
+    """Raise unless `value` is a bool tensor of this shape on the device of `like`."""
+    tensor_on(name, value, like_name, like)
+    if value.dtype != torch.bool:
+        raise TypeError(f"{name} must be of dtype torch.bool, got {value.dtype}")
+    if value.shape != torch.Size(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+
+
 def choice(name: str, value: str, options: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:

@@ -35,10 +35,7 @@ def hard_negative_mask(loss: Tensor, negative: Tensor, count: Tensor) -> Tensor:
     check.floating("loss", loss)
     if loss.dim() != 2:
         raise ValueError(f"loss must have shape (B, N), got {tuple(loss.shape)}")
-    check.tensor_on("negative", negative, "loss", loss)
-    if negative.dtype != torch.bool:
-        raise TypeError(f"negative must be of dtype torch.bool, got {negative.dtype}")
-    check.same_shape("negative", negative, "loss", loss)
+    check.mask("negative", negative, loss.shape, "loss", loss)
     check.tensor_on("count", count, "loss", loss)
     if count.is_floating_point() or count.dtype == torch.bool:
         raise TypeError(f"count must be of an integer dtype, got {count.dtype}")

@@ -16,6 +16,8 @@ class Sample:
     Every floating tensor in `inputs` is differentiable unless named in `constant`. Tags: "small"
     (cheap to run often), "smooth" (finite differences hold), "edge" (degenerate values), "large"
     (beyond one block of any kernel), "chosen" (by an op without a gradient; torch differentiates).
+    "host" (by an op that runs on the CPU wherever its tensors are). Where the op has no gradient
+    at all, `constant` names every floating input.
     `scale` is the magnitude of results that may cancel to 0.
     """
 
@@ -77,6 +79,8 @@ class Sample:
         leaves = {name: x.detach().requires_grad_() for name, x in self.leaves().items()}
         leaves = dict(list(leaves.items())[:1]) if only_first else leaves
         value = self(self.bind(leaves))
+        if not leaves:
+            return value, {}
         gradients = torch.autograd.grad(value, list(leaves.values()), incoming(value))
         return value.detach(), dict(zip(leaves, gradients))
 
