@@ -16,7 +16,8 @@ REPLAYS = 20
 
 
 def test_every_public_function_has_a_sample():
-    assert {function for function, _ in SAMPLES} == set(functional.__all__)
+    lists = {"linear_sum_assignment"}  # of the results of linear_assignment, as long as they are
+    assert {function for function, _ in SAMPLES} == set(functional.__all__) - lists
 
 
 ON_DEVICE = [s for s in SAMPLES.values() if "host" not in s.tags]

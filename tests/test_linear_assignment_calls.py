@@ -1,0 +1,150 @@
+"""What a call of `linear_assignment` accepts, refuses, and moves between devices."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastloss
+import fastloss.functional as F
+from fastloss.testing import implementation
+
+COST = torch.tensor([[[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]])
+EXPECTED = [[1, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    "dtype", (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8), ids=str
+)
+def test_any_real_dtype(dtype):
+    assert F.linear_assignment(COST.to(dtype)).tolist() == EXPECTED
+    assert F.linear_assignment(COST[:, :, :2].to(dtype) > 1).shape == (1, 2)
+
+
+def test_large_integers_are_not_rounded():
+    cost = torch.tensor([[[2**53 - 1, 2**53 - 2], [2**53 - 2, 2**53 - 2]]])
+    assert F.linear_assignment(cost).tolist() == [[1, 0]]
+
+
+def test_result_has_no_gradient():
+    assert not F.linear_assignment(COST.clone().requires_grad_()).requires_grad
+
+
+@pytest.mark.parametrize("language", ("auto", "reference", "host"))
+@pytest.mark.parametrize("fill", (0.0, -1e30, torch.nan, torch.inf, -torch.inf))
+def test_padding_never_matters(fill, language):
+    g = torch.Generator().manual_seed(0)
+    cost = torch.randn(6, 9, 7, generator=g)
+    mask = torch.rand(6, 7, generator=g) < 0.6
+    mask[0] = False
+    expected = F.linear_assignment(cost, mask)
+    assert (expected[0] == -1).all() and (expected >= 0).sum() == mask.sum()
+    other = torch.where(mask[:, None], cost, fill)
+    with implementation(language) if language != "auto" else torch.no_grad():
+        assert torch.equal(F.linear_assignment(other, mask), expected)
+
+
+def test_columns_left_over():
+    """More targets than predictions: each row has its column, the others have none."""
+    wide = torch.tensor([[[5.0, 1.0, 9.0, 2.0], [1.0, 1.5, 9.0, 9.0]]])
+    assert F.linear_assignment(wide).tolist() == [[1, 0, -1, -1]]
+
+
+BAD = {
+    "nan": (torch.tensor([[1.0, torch.nan], [0.0, 2.0]]), "problem 1 must not hold NaN or -inf"),
+    "minus": (torch.tensor([[1.0, 0.0], [-torch.inf, 2.0]]), "problem 1 must not hold NaN or -inf"),
+    "row": (torch.tensor([[1.0, 0.0], [torch.inf, torch.inf]]), "problem 1 is infeasible"),
+    "column": (torch.tensor([[1.0, torch.inf], [0.0, torch.inf]]), "problem 1 is infeasible"),
+}
+
+
+@pytest.mark.parametrize("language", ("auto", "reference"))
+@pytest.mark.parametrize("name", BAD)
+def test_cost_without_an_answer_raises_as_in_scipy(name, language):
+    bad, message = BAD[name]
+    cost = torch.stack((COST[0, :2, :2], bad, bad))
+    with pytest.raises(ValueError, match=message):
+        with implementation(language) if language != "auto" else torch.no_grad():
+            F.linear_assignment(cost)
+
+
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("name", BAD)
+def test_other_devices_get_no_answer_for_that_problem(name, masked):
+    """As on a GPU, the CPU standing for it: -1 for the bad problem, the others solved."""
+    good, (bad, _) = COST[0, :2, :2], BAD[name]
+    mask = torch.ones(3, 2, dtype=torch.bool) if masked else None
+    call = fastloss._library.OPS["linear_assignment"].implementations["host"]
+    result = call(torch.stack((good, bad, good)), mask, False)
+    assert result.tolist() == [[1, 0], [-1, -1], [1, 0]]
+
+
+class Transfers(TorchDispatchMode):
+    """Copies between devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        first = next((a for a in args if isinstance(a, torch.Tensor)), None)
+        if first is not None and isinstance(result, torch.Tensor):
+            if result.device.type != first.device.type:
+                self.seen.append((first.device.type, result.device.type))
+        return result
+
+
+@pytest.mark.parametrize("masked", (False, True))
+def test_one_transfer_each_way(masked):
+    """Tensors that claim to be on a GPU."""
+    call = fastloss._library.OPS["linear_assignment"].implementations["host"]
+    with FakeTensorMode(), Transfers() as transfers:
+        cost = torch.empty(4, 9, 5, device="cuda")
+        mask = torch.empty(4, 5, device="cuda", dtype=torch.bool) if masked else None
+        result = call(cost, mask, False)
+    assert transfers.seen == [("cuda", "cpu"), ("cpu", "cuda")]
+    assert result.device.type == "cuda" and result.shape == (4, 5)
+
+
+def test_backends_shows_the_transfers():
+    assert "a transfer each way" in fastloss.backends()["linear_assignment"]["cuda"]
+
+
+def test_unusual_layouts():
+    g = torch.Generator().manual_seed(0)
+    cost, mask = torch.randn(5, 6, 4, generator=g), torch.rand(5, 4, generator=g) < 0.7
+    expected = F.linear_assignment(cost, mask)
+    for other in (cost.mT.contiguous().mT, cost.movedim(0, -1).contiguous().movedim(-1, 0)):
+        assert torch.equal(F.linear_assignment(other, mask.mT.contiguous().mT), expected)
+    shared = cost[:1].expand(5, -1, -1)
+    assert torch.equal(F.linear_assignment(shared), F.linear_assignment(shared.contiguous()))
+
+
+@pytest.mark.parametrize(
+    "call,error,message",
+    [
+        (lambda: F.linear_assignment([[1.0]]), TypeError, "cost must be a tensor, got list"),
+        (lambda: F.linear_assignment(COST[0]), ValueError, r"shape \(B, N, M\), got \(3, 3\)"),
+        (lambda: F.linear_assignment(COST.cfloat()), TypeError, "real, got torch.complex64"),
+        (lambda: F.linear_assignment(COST, [True]), TypeError, "mask must be a tensor, got list"),
+        (
+            lambda: F.linear_assignment(COST, torch.ones(1, 3)),
+            TypeError,
+            "mask must be of dtype torch.bool, got torch.float32",
+        ),
+        (
+            lambda: F.linear_assignment(COST, torch.ones(3, 1).bool()),
+            ValueError,
+            r"mask must have shape \(1, 3\), got \(3, 1\)",
+        ),
+        (
+            lambda: F.linear_sum_assignment(COST, torch.ones(1, 3, device="meta").bool()),
+            ValueError,
+            "mask must be on the device of cost, cpu, got meta",
+        ),
+    ],
+)
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
