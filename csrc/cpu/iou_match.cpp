@@ -29,8 +29,9 @@
 namespace fastloss::cpu {
 namespace {
 
-// Two vectors of 16 floats in a tile: the bounding box of more boxes of a raster meets more targets,
-// and that of fewer is not worth its test. A chunk has a maximum for each target, which is 1/1024 of a matrix of IoUs.
+// Two vectors of 16 floats in a tile: the bounding box of more boxes of a raster meets more
+// targets, and that of fewer is not worth its test. A chunk has a maximum for each target, which is
+// 1/1024 of a matrix of IoUs.
 constexpr int64_t kTile = 32, kTiles = 32, kChunk = kTile * kTiles;
 constexpr int64_t kPairsPerThread = 1 << 20;  // most are skipped; fewer are not worth a thread
 
@@ -43,9 +44,6 @@ template <typename T>
 constexpr T kLimit = std::is_same_v<T, float> ? T(0x1p60) : T(0x1p500);
 template <typename T>
 constexpr T kFactor = std::is_same_v<T, float> ? T(0x1p-70) : T(0x1p-1000);
-// A floor under the union for eps = 0: no other union is below it, and 0 / it is 0.
-template <typename T>
-constexpr T kFloor = std::numeric_limits<T>::denorm_min();
 
 template <typename T>
 struct Box {
@@ -70,22 +68,23 @@ FASTLOSS_FN Box<T> scaled(const Box<T>& b, T s) {
   return {x1, y1, x2, y2, (x2 - x1) * (y2 - y1)};
 }
 
-// With a + b - I for the union U: I / max(U, floor). An inverted box has I = 0.
+// I / max(U, eps); an inverted box has I = 0. Without eps it may be 0 / 0, which compares as 0
+// does: it is not greater than anything.
 template <typename T>
-FASTLOSS_FN T iou_of(const Box<T>& a, const Box<T>& b, T floor) {
+FASTLOSS_FN T iou_of(const Box<T>& a, const Box<T>& b, T eps) {
   const T width = max_(min_(a.x2, b.x2) - max_(a.x1, b.x1), T(0));
   const T height = max_(min_(a.y2, b.y2) - max_(a.y1, b.y1), T(0));
   const T inter = width * height;
   const T both = a.area + b.area;
-  return inter / max_(both - inter, floor);
+  return inter / max_(both - inter, eps);
 }
 
 // kTame: no coordinate of either is beyond the limit.
 template <bool kTame, typename T>
-FASTLOSS_FN T iou_of(const Box<T>& a, const Box<T>& b, T eps, T floor) {
-  if constexpr (kTame) return iou_of(a, b, floor);
+FASTLOSS_FN T iou_of_any(const Box<T>& a, const Box<T>& b, T eps) {
+  if constexpr (kTame) return iou_of(a, b, eps);
   const T s = max_(largest_of(a), largest_of(b)) > kLimit<T> ? kFactor<T> : T(1);
-  return iou_of(scaled(a, s), scaled(b, s), max_(eps * s * s, kFloor<T>));
+  return iou_of(scaled(a, s), scaled(b, s), eps * s * s);
 }
 
 // Boxes field by field; those that are not finite, and the padding, are 0, and so their IoUs.
@@ -178,8 +177,7 @@ FASTLOSS_FN void find_tiles(const Chunk<T>& chunk, const Box<T>& b, Number<T>* h
 // Takes the target for the boxes to which it is better than what they have; returns its maximum.
 template <bool kTame, typename T>
 FASTLOSS_SIMD FASTLOSS_EXACT T iou_match_best(const Chunk<T>& chunk, const Target<T>& target, T eps,
-                                              T floor, T* __restrict best,
-                                              Number<T>* __restrict own) {
+                                              T* __restrict best, Number<T>* __restrict own) {
   alignas(64) Number<T> hit[kTiles];
   const Box<T> box = target.box;
   const Number<T> number = static_cast<Number<T>>(target.number);
@@ -190,7 +188,7 @@ FASTLOSS_SIMD FASTLOSS_EXACT T iou_match_best(const Chunk<T>& chunk, const Targe
     const int64_t start = t * kTile;
 #pragma GCC ivdep
     for (int64_t i = 0; i < kTile; ++i) {
-      const T iou = iou_of<kTame>(chunk.at(start + i), box, eps, floor);
+      const T iou = iou_of_any<kTame>(chunk.at(start + i), box, eps);
       tops[i] = iou > tops[i] ? iou : tops[i];
       own[start + i] = iou > best[start + i] ? number : own[start + i];
       best[start + i] = iou > best[start + i] ? iou : best[start + i];
@@ -202,8 +200,7 @@ FASTLOSS_SIMD FASTLOSS_EXACT T iou_match_best(const Chunk<T>& chunk, const Targe
 // Gives the target to the boxes whose IoU is `top`.
 template <bool kTame, typename T>
 FASTLOSS_SIMD FASTLOSS_EXACT void iou_match_equal(const Chunk<T>& chunk, const Target<T>& target,
-                                                  T eps, T floor, T top,
-                                                  Number<T>* __restrict match) {
+                                                  T eps, T top, Number<T>* __restrict match) {
   alignas(64) Number<T> hit[kTiles];
   const Box<T> box = target.box;
   const Number<T> number = static_cast<Number<T>>(target.number);
@@ -212,7 +209,7 @@ FASTLOSS_SIMD FASTLOSS_EXACT void iou_match_equal(const Chunk<T>& chunk, const T
     if (!hit[t]) continue;
 #pragma GCC ivdep
     for (int64_t i = t * kTile; i < (t + 1) * kTile; ++i)
-      match[i] = iou_of<kTame>(chunk.at(i), box, eps, floor) == top ? number : match[i];
+      match[i] = iou_of_any<kTame>(chunk.at(i), box, eps) == top ? number : match[i];
   }
 }
 
@@ -247,7 +244,6 @@ class Matcher {
         chunks_((count_ + kChunk - 1) / kChunk),
         shared_(boxes.dim() == 2),
         eps_(static_cast<T>(rules.eps)),
-        floor_(max_(eps_, kFloor<T>)),
         targets_(images_ * most_),
         real_(images_) {
     prepare(Source<T>(targets), mask);
@@ -314,9 +310,8 @@ class Matcher {
       const Target<T>& target = targets[k];
       T top = 0;
       if (chunk.meets(target.box))
-        top = chunk.tame && target.tame
-                  ? iou_match_best<true>(chunk, target, eps_, floor_, best, own)
-                  : iou_match_best<false>(chunk, target, eps_, floor_, best, own);
+        top = chunk.tame && target.tame ? iou_match_best<true>(chunk, target, eps_, best, own)
+                                        : iou_match_best<false>(chunk, target, eps_, best, own);
       if (maxima) maxima[k] = top;
     }
   }
@@ -375,7 +370,7 @@ class Matcher {
       if (maxima[k] != tops[k]) continue;
       const auto equal =
           chunk.tame && targets[k].tame ? iou_match_equal<true, T> : iou_match_equal<false, T>;
-      equal(chunk, targets[k], eps_, floor_, tops[k], match);
+      equal(chunk, targets[k], eps_, tops[k], match);
     }
     alignas(64) T best[kChunk];
     if (rules_.own_target) search(image, chunk, best, own, nullptr);
@@ -391,7 +386,7 @@ class Matcher {
   Sink iou_;        // (images, count)
   int64_t images_, count_, most_, chunks_;
   bool shared_;
-  T eps_, floor_;
+  T eps_;
   Workspace<Target<T>> targets_;  // (images, most)
   std::vector<int64_t> real_;     // (images): how many there are
   Workspace<T> maxima_;           // (images, chunks, most)

@@ -166,6 +166,21 @@ def test_huge_boxes_match_as_small_ones(dtype, power, triton_kernels):
         assert torch.equal(index, matched)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype,power", ((torch.float32, 62), (torch.float64, 510)), ids=str)
+def test_scale_of_one_side_of_a_pair(dtype, power, triton_kernels):
+    """Areas overflow on one side, the other needs no scale by itself."""
+    g = torch.Generator().manual_seed(5)
+    large = match_cases.integer_boxes(g, 2, 60, image=1, side=10).to(dtype)
+    small = match_cases.integer_boxes(g, 2, 60, image=20, side=10).to(dtype) / 64
+    for language in languages(triton_kernels):
+        for boxes, targets in ((large, small[:, :5]), (small, large[:, :5])):
+            expected = run(language, boxes, targets, eps=0.0)
+            assert expected[1].any()
+            pair = (boxes * 2.0**power, targets * 2.0**power)
+            assert_same(run(language, *pair, eps=0.0), expected)
+
+
 def test_one_thread_or_several():
     """Enough chunks that the work is really shared, with and without boxes of their own."""
     g = torch.Generator().manual_seed(4)

@@ -17,8 +17,6 @@ from ._boxes import load_boxes, scale_of
 # Anchors are in raster order: more boxes would have a bounding box that meets more targets.
 BOXES = 256
 NAN, INFINITY = tl.constexpr(float("nan")), tl.constexpr(float("inf"))
-# Under the union for eps = 0: no other union is below the smallest number, and 0 / it is 0.
-FLOOR, FLOOR_DOUBLE = tl.constexpr(2.0**-149), tl.constexpr(2.0**-1074)
 # Coordinates up to this size need no scale, see `scale_of`.
 TAME, TAME_DOUBLE = tl.constexpr(2.0**60), tl.constexpr(2.0**500)
 
@@ -90,13 +88,12 @@ def _ratio(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, eps):
     height = tl.maximum(tl.minimum(ay2, by2) - tl.maximum(ay1, by1), 0.0)
     inter = width * height
     union = ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)) - inter
+    union = tl.maximum(union, eps)
     if inter.dtype == tl.float64:
-        eps = tl.where(eps > FLOOR_DOUBLE, eps, FLOOR_DOUBLE)
-        value = inter / tl.where(union > eps, union, eps)
+        value = inter / union
     else:
-        eps = tl.where(eps > FLOOR, eps, FLOOR)
-        value = tl.div_rn(inter, tl.where(union > eps, union, eps))
-    return value
+        value = tl.div_rn(inter, union)
+    return tl.where(inter > 0.0, value, 0.0)  # without eps, 0 / 0
 
 
 @triton.jit
