@@ -51,7 +51,7 @@ def case(seed: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         "min_positive": draw(0.0, 0.0, 1 / 3, 0.5, -1.0),
         "low_quality": draw(True, True, False),
         "low_quality_index": draw("target", "box"),
-        "eps": draw(1e-7, 1e-6, 0.5),
+        "eps": draw(1e-7, 1e-6, 0.5, 0.0),
     }
     return boxes.to(dtype), gts.to(dtype), mask, options
 
@@ -65,7 +65,7 @@ def iou_matrix(boxes: Tensor, targets: Tensor, eps: float) -> Tensor:
     inter = (torch.min(x2, u2) - torch.max(x1, u1)).clamp(min=0)
     inter = inter * (torch.min(y2, v2) - torch.max(y1, v1)).clamp(min=0)
     union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - inter
-    return inter / union.clamp(min=eps)
+    return (inter / union.clamp(min=eps)).nan_to_num(0)  # 0 / 0 without eps
 
 
 def by_matrix(

@@ -169,16 +169,37 @@ def test_huge_boxes_match_as_small_ones(dtype, power, triton_kernels):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("dtype,power", ((torch.float32, 62), (torch.float64, 510)), ids=str)
 def test_scale_of_one_side_of_a_pair(dtype, power, triton_kernels):
-    """Areas overflow on one side, the other needs no scale by itself."""
+    """Areas overflow on one side, the coordinates of the other need no scale by themselves."""
     g = torch.Generator().manual_seed(5)
     large = match_cases.integer_boxes(g, 2, 60, image=1, side=10).to(dtype)
-    small = match_cases.integer_boxes(g, 2, 60, image=20, side=10).to(dtype) / 64
+    small = match_cases.integer_boxes(g, 2, 60, image=20, side=10).to(dtype) / 2**15
     for language in languages(triton_kernels):
         for boxes, targets in ((large, small[:, :5]), (small, large[:, :5])):
             expected = run(language, boxes, targets, eps=0.0)
             assert expected[1].any()
             pair = (boxes * 2.0**power, targets * 2.0**power)
             assert_same(run(language, *pair, eps=0.0), expected)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_eps_is_scaled_with_the_boxes(triton_kernels):
+    """A thin box far away has a moderate area, beside which eps is nothing."""
+    box = torch.tensor([[2.0**61, 0, 2.0**61 + 2.0**40, 2.0**-17]])
+    for language in languages(triton_kernels):
+        assert run(language, box, box[None])[1].item() == 1
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("coordinate", range(4))
+def test_targets_that_are_not_finite_do_not_exist(coordinate, triton_kernels):
+    boxes = corners([0, 0, 4, 4], [2, 2, 8, 8.0])
+    targets = corners([0, 0, 4, 3], [2, 2, 8, 9.0], [0, 0, 9, 9])[None]
+    rest = torch.tensor([[True, False, True]])
+    for value in (torch.nan, torch.inf, -torch.inf):
+        spoilt = targets.clone()
+        spoilt[0, 1, coordinate] = value
+        for language in languages(triton_kernels):
+            assert_same(run(language, boxes, spoilt), run(language, boxes, targets, rest))
 
 
 def test_one_thread_or_several():
