@@ -190,6 +190,15 @@ def test_eps_is_scaled_with_the_boxes(triton_kernels):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_areas_that_underflow_overlap_by_0(triton_kernels):
+    """Without eps, 0 / 0 counts as 0, also as the maximum of a target, which takes all boxes."""
+    box = torch.tensor([[0, 0, 1e-30, 1e-30]])
+    for language in languages(triton_kernels):
+        index, iou = run(language, box, box[None], eps=0.0)
+        assert index.tolist() == [[0]] and iou.tolist() == [[0]]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("coordinate", range(4))
 def test_targets_that_are_not_finite_do_not_exist(coordinate, triton_kernels):
     boxes = corners([0, 0, 4, 4], [2, 2, 8, 8.0])
