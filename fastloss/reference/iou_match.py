@@ -14,10 +14,10 @@ Thresholds are compared in the precision of the IoU. A target that overlaps no b
 0, which a min_positive of 0 accepts: it takes all boxes with which its IoU is 0, which are all.
 Targets that the mask leaves out, or with a coordinate that is not finite, do not exist; without
 any, every index is -1 and every IoU 0. A box with a coordinate that is not finite has the IoU NaN
-and the index -2, and counts for no target.
+and the index -2, whatever the targets, and counts for none of them.
 
 Source: MaxIoUAssigner of mmdet 3.3.0 (rule "target"; its 0 / -1 / j + 1 are -1 / -2 / j), Matcher
-of torchvision 0.20 and detectron2 0.6 (rule "box").
+of torchvision, detectron2 and vis4d (rule "box").
 """
 
 import torch
