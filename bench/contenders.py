@@ -136,7 +136,7 @@ def error(function: Function, inputs: Inputs, expected: Sequence[Tensor]) -> flo
     for actual, exact in zip(evaluate(function, inputs), expected, strict=True):
         if actual.shape != exact.shape:
             return math.inf
-        relative = float((actual.double() - exact).norm() / exact.norm())
+        relative = float((actual.double() - exact).norm() / exact.double().norm())
         if not math.isfinite(relative):
             return math.inf
         worst = max(worst, relative)

@@ -73,6 +73,22 @@ def mmdet() -> types.SimpleNamespace:
 
 
 @functools.cache
+def mmdet_assigners() -> types.SimpleNamespace:
+    """mmdet.models.task_modules.assigners 3.3.0: MaxIoUAssigner."""
+    mmdet()  # for the stand-ins and bbox_overlaps
+    package = _locate("mmdet", "3.3.0")
+    folder = "mmdet.models.task_modules.assigners"
+    _stand_in(folder, package.joinpath(*folder.split(".")[1:]))
+    _stand_in("mmengine.structures", BaseDataElement=object, InstanceData=object)
+    sys.modules["mmdet.utils"].util_mixins = types.SimpleNamespace(NiceRepr=object)
+    sys.modules["mmdet.structures.bbox"].get_box_tensor = lambda boxes: boxes
+    calculator = importlib.import_module(f"{folder}.iou2d_calculator").BboxOverlaps2D
+    sys.modules["mmdet.registry"].TASK_UTILS.build = lambda config: calculator()
+    assigner = importlib.import_module(f"{folder}.max_iou_assigner")
+    return types.SimpleNamespace(MaxIoUAssigner=assigner.MaxIoUAssigner)
+
+
+@functools.cache
 def smp() -> types.SimpleNamespace:
     """segmentation_models_pytorch.losses 0.6.0: its public names, and `_functional`."""
     package = _locate("segmentation-models-pytorch", "0.6.0", "segmentation_models_pytorch")

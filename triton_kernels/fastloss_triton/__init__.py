@@ -7,6 +7,7 @@ from . import (  # noqa: F401
     box_loss,
     cross_entropy,
     hard_negative_mask,
+    iou_match,
     lovasz,
     lovasz_histogram,
     ohem_loss,
