@@ -5,6 +5,7 @@ from .ops.box_loss import box_loss
 from .ops.cross_entropy import cross_entropy
 from .ops.hard_negative_mask import hard_negative_mask
 from .ops.lovasz import lovasz_hinge, lovasz_softmax
+from .ops.matching_cost import matching_cost
 from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
@@ -27,6 +28,7 @@ __all__ = [
     "hard_negative_mask",
     "lovasz_hinge",
     "lovasz_softmax",
+    "matching_cost",
     "ohem_cross_entropy",
     "pairwise_iou",
     "quality_focal_loss",

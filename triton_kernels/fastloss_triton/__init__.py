@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     hard_negative_mask,
     lovasz,
     lovasz_histogram,
+    matching_cost,
     ohem_loss,
     ohem_pixels,
     ohem_threshold,
