@@ -74,7 +74,7 @@ struct Image {
 };
 
 // Rows of an image that are computed in one task.
-struct Rows {
+struct RowRange {
   int64_t image, first, count;
 };
 
@@ -122,12 +122,11 @@ class Kernel {
       Room<T> room;
       for (int64_t task = first; task < last; ++task) {
         const int64_t b = task / tasks, begin = task % tasks * kRowsOfTask;
-        const Rows rows{b, b * rows_ + begin, std::min(kRowsOfTask, rows_ - begin)};
+        const RowRange rows{b, b * rows_ + begin, std::min(kRowsOfTask, rows_ - begin)};
         room.wide_targets.reset();
         if (o_.focal && logits_) look_up_focal_costs(rows, room);
-        for (int64_t r = 0; r < rows.count; ++r) {
+        for (int64_t r = 0; r < rows.count; ++r)
           write(rows, r, range, background, room, result, type);
-        }
       }
     };
     torch::stable::parallel_for(0, static_cast<int64_t>(images_.size()) * tasks, grain, body);
@@ -182,8 +181,9 @@ class Kernel {
   }
 
   // Of each row the focal costs of all classes in the image, in `room.table`: (rows, labels).
-  void look_up_focal_costs(const Rows& rows, Room<T>& room) const {
+  void look_up_focal_costs(const RowRange& rows, Room<T>& room) const {
     const Image<T>& image = images_[rows.image];
+    if (image.classes == 0) return;
     const int64_t padding = image.labels.size() - image.classes, count = rows.count * image.classes;
     room.table.resize(padded(count) + padding);
     room.logits.resize(classes_);
@@ -197,7 +197,7 @@ class Kernel {
   }
 
   // Writes the costs of row r to `out`, of a padded length.
-  void compute(const Rows& rows, int64_t r, CostRange<T> range, Room<T>& room, T* out) const {
+  void compute(const RowRange& rows, int64_t r, CostRange<T> range, Room<T>& room, T* out) const {
     const Image<T>& image = images_[rows.image];
     const int64_t width = padded(image.count());
     room.boxes.resize(width);  // zeros, if nothing is written there
@@ -259,7 +259,7 @@ class Kernel {
                         static_cast<U>(std::numeric_limits<T>::max()), out);
   }
 
-  void write(const Rows& rows, int64_t r, CostRange<T> range, std::optional<double> background,
+  void write(const RowRange& rows, int64_t r, CostRange<T> range, std::optional<double> background,
              Room<T>& room, const Tensor& result, ScalarType type) const {
     const Image<T>& image = images_[rows.image];
     const int64_t count = image.count(), length = result.size(2);
