@@ -160,8 +160,11 @@ def test_a_pair_with_a_number_that_is_not_finite_is_not_matched(dtype, language,
     """It costs 1e9; other pairs keep their cost."""
     dear = min(1e9, torch.finfo(dtype).max)
     given = {**inputs(dtype=dtype), "mask": None}
-    for bad, iou_kind, box_format in zip((NAN, INF, -INF, NAN), KINDS, 2 * BOX_FORMATS):
+    weights = ((5, 2), (5, 0), (0, 2), (5, 2))
+    cases = zip((NAN, INF, NAN, -INF), ("giou", "giou", "iou", "ciou"), 2 * BOX_FORMATS, weights)
+    for bad, iou_kind, box_format, (l1, iou) in cases:
         options = {"iou_kind": iou_kind, "box_format": box_format}
+        options |= {"l1_weight": l1, "iou_weight": iou}
         broken = {k: x.clone() if k != "mask" else x for k, x in given.items()}
         broken["boxes"][0, 1, 2] = broken["target_boxes"][2, 3, 1] = bad
         with using(language):
@@ -200,6 +203,19 @@ def test_logits_that_are_not_finite(cls_cost, language, triton_kernels):
 
 @quiet
 @languages
+@pytest.mark.parametrize("cls_cost", ("softmax", "nll"))
+def test_classes_that_cannot_be(cls_cost, language, triton_kernels):
+    """More of them, before the others, than a program has in its registers at a time."""
+    given = {**inputs(shape=(1, 4, 6, 9)), "mask": None}
+    barred = {**given, "logits": torch.cat((torch.full((1, 4, 300), -INF), given["logits"]), -1)}
+    barred["labels"] = given["labels"] + 300
+    with using(language):
+        cost, expected = (F.matching_cost(**x, cls_cost=cls_cost) for x in (barred, given))
+    torch.testing.assert_close(cost, expected, rtol=1e-6, atol=1e-6)
+
+
+@quiet
+@languages
 def test_costs_saturate(language, triton_kernels):
     given = {**inputs(shape=(1, 2, 2, 3)), "mask": None}
     far = {**given, "logits": torch.tensor([[[3e38, -3e38, 0.0], [0.0, 0.0, 0.0]]])}
@@ -213,6 +229,10 @@ def test_costs_saturate(language, triton_kernels):
             assert (cost[0, 0] == MAX).all() and (cost[0, 1].abs() < 100).all()
             cost = F.matching_cost(**huge, iou_kind=iou_kind, l1_weight=0)
             assert (cost.abs() < 4).all()  # proper boxes of any size have an IoU
+        # Each term does before they are added: here the hull has no area.
+        inverted = torch.tensor([[[12.0, 9.0, 2.0, 3.0]]])
+        options = {"l1_weight": MAX, "iou_weight": MAX, "cls_cost": None}
+        assert F.matching_cost(None, inverted, None, inverted + 1, None, **options) == 0
         for dtype in (torch.float16, torch.bfloat16):
             half = {k: x.to(dtype) if k in ("logits", "boxes", "target_boxes") else x
                     for k, x in given.items()}  # fmt: skip

@@ -60,6 +60,24 @@ def test_every_pair(seed, shape, cls_cost, box_format, alpha, gamma):
     torch.testing.assert_close(cost, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("classes", (1, 2, 15, 16, 17, 31, 32, 33, 47, 92, 300))
+def test_any_number_of_classes_and_targets(classes):
+    """Around the widths of vectors; each class has a target."""
+    x = 4 * torch.randn(2, 3, classes, generator=torch.Generator().manual_seed(classes)).double()
+    boxes, labels = x.new_ones(2, 3, 4), torch.arange(classes).expand(2, -1)
+    options = {"l1_weight": 0, "iou_weight": 0}
+    p = x.sigmoid()
+    focal = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log() - 0.75 * p**2 * -(1 - p + 1e-8).log()
+    expected = {"softmax": -x.softmax(-1), "nll": -x.log_softmax(-1), "sigmoid_focal": focal}
+    for cls_cost in CLASS_COSTS:
+        for dtype in (torch.float32, torch.float64):
+            logits, own = x.to(dtype), boxes.to(dtype)
+            target_boxes = own[:, :1].expand(-1, classes, -1)
+            inputs = (logits, own, labels, target_boxes, None)
+            cost = F.matching_cost(*inputs, cls_cost=cls_cost, **options)
+            torch.testing.assert_close(cost.double(), expected[cls_cost], rtol=1e-5, atol=1e-6)
+
+
 @given(seeds, sizes, st.sampled_from((*CLASS_COSTS, None)), st.sampled_from(KINDS), dtypes, layouts)
 def test_any_dtype_and_layout(seed, shape, cls_cost, iou_kind, dtype, layout):
     inputs = problem(torch.Generator().manual_seed(seed), *shape)

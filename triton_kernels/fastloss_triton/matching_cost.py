@@ -127,9 +127,7 @@ def _class_cost(
     return cost
 
 
-@triton.jit(
-    do_not_specialize=["n", "m", "classes", "row_tiles", "column_tiles", "x_b", "x_n"]
-)
+@triton.jit(do_not_specialize=["n", "m", "classes", "row_tiles", "column_tiles", "x_b", "x_n"])
 def matching_cost(
     boxes,  # (B, n, 4)
     target_boxes,  # (B, m, 4)
