@@ -98,6 +98,8 @@ class Kernel {
         classes_(logits ? logits->size(2) : 0),
         boxes_(boxes),
         target_boxes_(target_boxes),
+        box_costs_(box_function<T>(options)),
+        wide_box_costs_(box_function<double>(options)),
         images_(boxes.size(0)) {
     choose_columns(mask);
     if (logits) {
@@ -242,21 +244,22 @@ class Kernel {
     if constexpr (std::is_same_v<T, float>) {
       const GivenBox<float> box(given, o_);
       if (o_.is_tame() && images_[b].targets->tame && box.is_tame())
-        return call(box, *images_[b].targets, room.boxes.data());
+        return call(box_costs_, box, *images_[b].targets, room.boxes.data());
       if (!room.wide_targets) room.wide_targets.emplace(targets<double>(b));
       room.wide.resize(room.boxes.size());
-      call(GivenBox<double>(given, o_), *room.wide_targets, room.wide.data());
+      call(wide_box_costs_, GivenBox<double>(given, o_), *room.wide_targets, room.wide.data());
       std::copy(room.wide.begin(), room.wide.end(), room.boxes.begin());
     } else {
-      call(GivenBox<double>(given, o_), *images_[b].targets, room.boxes.data());
+      call(box_costs_, GivenBox<double>(given, o_), *images_[b].targets, room.boxes.data());
     }
   }
   template <typename U>
-  void call(const GivenBox<U>& box, const Targets<U>& targets, U* out) const {
+  void call(BoxFunction<U> function, const GivenBox<U>& box, const Targets<U>& targets,
+            U* out) const {
     const U* fields = targets.fields.data();
-    box_function<U>(o_)(box, fields, fields + (o_.centred ? Targets<U>::kGiven * targets.width : 0),
-                        targets.width, static_cast<U>(o_.l1_weight), static_cast<U>(o_.iou_weight),
-                        static_cast<U>(std::numeric_limits<T>::max()), out);
+    const U* given = fields + (o_.centred ? Targets<U>::kGiven * targets.width : 0);
+    function(box, fields, given, targets.width, static_cast<U>(o_.l1_weight),
+             static_cast<U>(o_.iou_weight), static_cast<U>(std::numeric_limits<T>::max()), out);
   }
 
   void write(const RowRange& rows, int64_t r, CostRange<T> range, std::optional<double> background,
@@ -291,6 +294,8 @@ class Kernel {
   const MatchingOptions o_;
   const int64_t rows_, columns_, classes_;
   const Source<T> boxes_, target_boxes_;
+  const BoxFunction<T> box_costs_;
+  const BoxFunction<double> wide_box_costs_;
   std::optional<Source<T>> logits_;
   std::vector<Image<T>> images_;
 };
