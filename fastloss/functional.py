@@ -7,6 +7,7 @@ from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
 from .ops.linear_assignment import linear_assignment, linear_sum_assignment
 from .ops.lovasz import lovasz_hinge, lovasz_softmax
+from .ops.matching_cost import matching_cost
 from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
@@ -32,6 +33,7 @@ __all__ = [
     "linear_sum_assignment",
     "lovasz_hinge",
     "lovasz_softmax",
+    "matching_cost",
     "ohem_cross_entropy",
     "pairwise_iou",
     "quality_focal_loss",

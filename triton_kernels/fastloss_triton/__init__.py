@@ -10,6 +10,7 @@ from . import (  # noqa: F401
     iou_match,
     lovasz,
     lovasz_histogram,
+    matching_cost,
     ohem_loss,
     ohem_pixels,
     ohem_threshold,
