@@ -9,37 +9,58 @@ namespace {
 
 constexpr int64_t kRowsOfTask = 64;
 
-// A row of logits in whole vectors: the last one overlaps the one before it if the classes are no
-// multiple of its width, but they are at least as many.
+// Rows of logits are read in whole vectors: the last one overlaps the one before it if the classes
+// are no multiple of its width, but they are at least as many. What is left in the lanes of a row
+// is reduced for a group of rows at once: in a vector of its own that takes longer than all the
+// rest.
+constexpr int64_t kGroup = 16;
 
-// The largest of x; NaN among them may be lost, and -inf be the lowest number.
+// The largest logits of each row, lane by lane; NaN among them may be lost, and -inf be the lowest
+// number.
 template <typename T>
-FASTLOSS_SIMD FASTLOSS_FINITE T largest_logit(const T* x, int64_t count) {
-  const T* last = x + count - kVector;
-  T top = x[0];
-#pragma omp simd reduction(max : top)
-  for (int64_t c = 0; c < count / kVector * kVector; ++c) top = max_(top, x[c]);
-#pragma omp simd reduction(max : top)
-  for (int64_t k = 0; k < kVector; ++k) top = max_(top, last[k]);
-  return top;
+FASTLOSS_SIMD FASTLOSS_FINITE void largest_logits(const T* __restrict x, int64_t stride,
+                                                  int64_t rows, int64_t count,
+                                                  T* __restrict lanes) {
+  for (int64_t r = 0; r < rows; ++r, x += stride, lanes += kVector) {
+    for (int64_t k = 0; k < kVector; ++k) lanes[k] = x[count - kVector + k];
+    for (int64_t c = 0; c + kVector <= count; c += kVector)
+      for (int64_t k = 0; k < kVector; ++k) lanes[k] = max_(lanes[k], x[c + k]);
+  }
 }
-// out = exp(x - top); returns the sum.
+// out = exp(x - top) and the sums of each row, lane by lane.
 template <typename T>
-FASTLOSS_SIMD T exponentials(const T* __restrict x, int64_t count, T top, T* __restrict out) {
+FASTLOSS_SIMD void exponentials(const T* __restrict x, int64_t stride, int64_t rows, int64_t count,
+                                const T* __restrict top, T* __restrict out, T* __restrict lanes) {
   const int64_t whole = count / kVector * kVector, last = count - kVector;
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t c = 0; c < whole; ++c) {
-    out[c] = exp_nonpositive(x[c] - top);
-    sum += out[c];
+  for (int64_t r = 0; r < rows; ++r, x += stride, out += count, lanes += kVector) {
+    for (int64_t k = 0; k < kVector; ++k) {
+      out[last + k] = exp_nonpositive(x[last + k] - top[r]);
+      lanes[k] = last + k < whole ? T(0) : out[last + k];
+    }
+    for (int64_t c = 0; c < whole; c += kVector)
+      for (int64_t k = 0; k < kVector; ++k) {
+        out[c + k] = exp_nonpositive(x[c + k] - top[r]);
+        lanes[k] += out[c + k];
+      }
   }
-  if (whole == count) return sum;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t k = 0; k < kVector; ++k) {
-    out[last + k] = exp_nonpositive(x[last + k] - top);
-    sum += last + k < whole ? T(0) : out[last + k];
+}
+template <typename T>
+FASTLOSS_SIMD FASTLOSS_FINITE void fold_largest(const T* __restrict lanes, T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t r = 0; r < kGroup; ++r) {
+    T top = lanes[r * kVector];
+    for (int64_t k = 1; k < kVector; ++k) top = max_(top, lanes[r * kVector + k]);
+    out[r] = top;
   }
-  return sum;
+}
+template <typename T>
+FASTLOSS_SIMD void fold_sums(const T* __restrict lanes, T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t r = 0; r < kGroup; ++r) {
+    T sum = lanes[r * kVector];
+    for (int64_t k = 1; k < kVector; ++k) sum += lanes[r * kVector + k];
+    out[r] = sum;
+  }
 }
 template <typename Power, typename T>
 FASTLOSS_SIMD void focal_costs(T* __restrict x, int64_t count, T alpha, T gamma, T weight) {
@@ -82,6 +103,9 @@ struct RowRange {
 template <typename T>
 struct Room {
   std::vector<T> logits, table, boxes, cost;
+  const T* x = nullptr;  // logits of a group of rows, `stride` apart
+  int64_t stride = 0;
+  alignas(64) T lanes[kGroup * kVector] = {}, top[kGroup], sum[kGroup];
   std::optional<Targets<double>> wide_targets;  // made for the first row that needs them
   std::vector<double> wide;
 };
@@ -127,8 +151,11 @@ class Kernel {
         const RowRange rows{b, b * rows_ + begin, std::min(kRowsOfTask, rows_ - begin)};
         room.wide_targets.reset();
         if (o_.focal && logits_) look_up_focal_costs(rows, room);
-        for (int64_t r = 0; r < rows.count; ++r)
+        for (int64_t r = 0; r < rows.count; ++r) {
+          if (!o_.focal && logits_ && r % kGroup == 0)
+            reduce_logits(rows.first + r, std::min(kGroup, rows.count - r), room);
           write(rows, r, range, background, room, result, type);
+        }
       }
     };
     torch::stable::parallel_for(0, static_cast<int64_t>(images_.size()) * tasks, grain, body);
@@ -213,29 +240,42 @@ class Kernel {
     } else if (o_.focal) {
       total(room.table.data() + r * image.classes, GivenCost<T>{});
     } else {
-      softmax_row(rows.first + r, room, total);
+      const int64_t k = r % kGroup;
+      const T weight = static_cast<T>(o_.cls_weight);
+      if (o_.softmax)
+        total(room.table.data() + k * wide_classes(), SoftmaxCost<T>{-weight / room.sum[k]});
+      else
+        total(room.x + k * room.stride, NllCost<T>{room.top[k], log_(room.sum[k]), weight});
     }
   }
 
-  template <typename Total>
-  void softmax_row(int64_t row, Room<T>& room, const Total& total) const {
+  int64_t wide_classes() const { return std::max(classes_, kVector); }
+
+  // The exponentials of a group of rows, in `room.table`, with their largest logits and sums.
+  void reduce_logits(int64_t row, int64_t rows, Room<T>& room) const {
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    const int64_t count = std::max(classes_, kVector);
-    room.logits.resize(count, -infinity);
-    const T* x = logits_->load(row * classes_, classes_, room.logits.data());
-    if (classes_ < count && x != room.logits.data()) {
-      std::copy_n(x, classes_, room.logits.data());
-      x = room.logits.data();
+    const int64_t count = wide_classes();
+    room.logits.resize(kGroup * count);
+    room.table.resize(kGroup * count);
+    room.stride = classes_;
+    room.x = logits_->load(row * classes_, rows * classes_, room.logits.data());
+    if (classes_ < count) {  // the padding is -inf
+      T narrow[kGroup * kVector];
+      std::copy_n(room.x, rows * classes_, narrow);
+      std::fill(room.logits.begin(), room.logits.end(), -infinity);
+      for (int64_t r = 0; r < rows; ++r)
+        std::copy_n(narrow + r * classes_, classes_, room.logits.data() + r * count);
+      room.x = room.logits.data(), room.stride = count;
     }
-    T top = largest_logit(x, count);
-    if (top <= std::numeric_limits<T>::lowest()) top = *std::max_element(x, x + count);
-    room.table.resize(count);
-    const T sum = exponentials(x, count, top, room.table.data());
-    const T weight = static_cast<T>(o_.cls_weight);
-    if (o_.softmax)
-      total(room.table.data(), SoftmaxCost<T>{-weight / sum});
-    else
-      total(x, NllCost<T>{top, log_(sum), weight});
+    largest_logits(room.x, room.stride, rows, count, room.lanes);
+    fold_largest(room.lanes, room.top);
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* x = room.x + r * room.stride;
+      if (room.top[r] <= std::numeric_limits<T>::lowest())
+        room.top[r] = *std::max_element(x, x + count);
+    }
+    exponentials(room.x, room.stride, rows, count, room.top, room.table.data(), room.lanes);
+    fold_sums(room.lanes, room.sum);
   }
 
   void box_row(int64_t b, int64_t row, Room<T>& room) const {
