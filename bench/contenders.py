@@ -52,7 +52,8 @@ def compiled(workload: Workload) -> Contender:
 
 
 def ours(workload: Workload, device: torch.device) -> Contender:
-    function = partial(getattr(fastloss.functional, workload.call), **workload.options)
+    function = workload.ours or getattr(fastloss.functional, workload.call)
+    function = partial(function, **workload.options)
     if workload.reduces:  # the baselines of losses always do
         function = partial(function, reduction="mean")
     return Contender(FASTLOSS, f"fastloss {_implementation(workload.stem, device)}", function)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+import fastloss.functional as F
 from bench import box_sets
+from bench.baselines import matching_cost as baseline
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -70,7 +74,50 @@ COSTS: tuple[Workload, ...] = (
     ),
 )
 
-ASSIGNMENTS: tuple[Workload, ...] = ()
+
+def fused_match(
+    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, mask: Tensor, **cost: Any
+) -> Tensor:
+    """Cost and assignment in two calls for the whole batch."""
+    return F.linear_assignment(
+        F.matching_cost(logits, boxes, labels, target_boxes, mask, **cost), mask
+    )
+
+
+def _match(cost: Workload, reason: str) -> Workload:
+    return replace(
+        cost,
+        name=cost.name.replace("cost", "match"),
+        stem="linear_assignment",
+        call="hungarian_match",
+        ours=fused_match,
+        reason=reason,
+        upstream=(Upstream("mmdet", "hungarian_match", cost.options),),
+    )
+
+
+def detr_costs(source: Source, shape: Shape) -> Inputs:
+    """The cost of "detr_cost.900" and the mask of its targets."""
+    inputs = detr(source, shape)
+    cost = baseline.matching_cost(*inputs.arguments, **COSTS[1].options)
+    return Inputs((cost, inputs.arguments[-1]), differentiable=0)
+
+
+ASSIGNMENTS: tuple[Workload, ...] = (
+    Workload(
+        name="lsa.900x100",
+        stem="linear_assignment",
+        call="linear_assignment",
+        options={},
+        make_inputs=detr_costs,
+        sizes=COSTS[1].sizes,
+        reason="the assignment alone, of a cost that is there",
+        suite="matching",
+        reduces=False,
+    ),
+    _match(COSTS[0], "DETR's matcher: cost and assignment"),
+    _match(COSTS[1], "the matcher of Deformable DETR and DINO"),
+)
 
 ANCHORS: tuple[Workload, ...] = (
     Workload(

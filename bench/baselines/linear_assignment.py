@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from bench.baselines.matching_cost import matching_cost
 
 
 @torch.compiler.disable
@@ -19,3 +23,10 @@ def linear_assignment(cost: Tensor, mask: Tensor) -> Tensor:
         rows, columns = linear_sum_assignment(costs[b][:, targets])
         result[b, targets[columns]] = rows
     return torch.from_numpy(result).to(cost.device)
+
+
+def hungarian_match(
+    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, mask: Tensor, **cost: Any
+) -> Tensor:
+    """The prediction of each target, (B, M), of least cost."""
+    return linear_assignment(matching_cost(logits, boxes, labels, target_boxes, mask, **cost), mask)

@@ -49,7 +49,7 @@ struct GivenBox {
   }
   // See box_pairs.h.
   bool is_tame() const {
-    return std::all_of(given, given + 4, [](T x) { return std::abs(x) <= T(0x1p40); });
+    return std::all_of(given, given + 4, [](T x) { return std::abs(x) <= T(0x1p30); });
   }
 };
 

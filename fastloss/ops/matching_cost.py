@@ -25,7 +25,7 @@ def matching_cost(
     boxes: Tensor,
     labels: Tensor | None,
     target_boxes: Tensor,
-    mask: Tensor | None,
+    mask: Tensor | None = None,
     *,
     cls_cost: str | None = "softmax",
     cls_weight: float = 1.0,

@@ -17,9 +17,12 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from bench.baselines.linear_assignment import linear_assignment
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("FASTLOSS_REFERENCES", ROOT / ".venv" / "references"))
@@ -74,7 +77,13 @@ def mmdet() -> types.SimpleNamespace:
         vars(namespace).update(_defined_in(sys.modules[f"{losses.__name__}.{file.stem}"]))
     costs = importlib.import_module(f"{task_modules}.assigners.match_cost")
     namespace.matching_cost = functools.partial(_matching_cost, costs, bbox)
+    namespace.hungarian_match = functools.partial(_hungarian_match, namespace.matching_cost)
     return namespace
+
+
+def _hungarian_match(cost: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
+    """HungarianAssigner: the costs of each image, and SciPy."""
+    return linear_assignment(cost(*args, **options), args[-1])
 
 
 def _matching_cost(
