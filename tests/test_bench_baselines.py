@@ -10,6 +10,7 @@ import torch
 from bench.baselines import box_loss as boxes
 from bench.baselines.boundary import boundary_loss
 from bench.baselines.iou_match import iou_match
+from bench.baselines.linear_assignment import linear_assignment
 from bench.baselines.ohem import ohem_cross_entropy
 from bench.baselines.pairwise_iou import pairwise_iou
 from bench.baselines.segmentation import segmentation_loss
@@ -147,3 +148,9 @@ def test_most_pixels_are_right_and_some_ignored():
     assert float(valid.float().mean()) == pytest.approx(0.95, abs=0.01)
     right = (logits.argmax(1) == target)[valid]
     assert float(right.float().mean()) == pytest.approx(0.75, abs=0.05)
+
+
+def test_assignment_baseline_by_hand():
+    cost = torch.tensor([[[4.0, 1.0, 9.0], [2.0, 0.0, 9.0]], [[1.0, 0.0, 0.0], [1.0, 5.0, 0.0]]])
+    mask = torch.tensor([[True, True, False], [False, False, True]])
+    assert linear_assignment(cost, mask).tolist() == [[1, 0, -1], [-1, -1, 0]]

@@ -17,12 +17,13 @@ def linear_assignment(cost: Tensor, mask: Tensor) -> Tensor:
     """cost: (B, N, M); mask: (B, M), the real targets. The prediction of each target, (B, M); -1
     for padding."""
     costs, real = cost.cpu().numpy(), mask.cpu().numpy()
-    result = np.full(real.shape, -1)
+    result = torch.full(mask.shape, -1)
+    assigned = result.numpy()
     for b in range(len(costs)):
         targets = np.flatnonzero(real[b])
         rows, columns = linear_sum_assignment(costs[b][:, targets])
-        result[b, targets[columns]] = rows
-    return torch.from_numpy(result).to(cost.device)
+        assigned[b, targets[columns]] = rows
+    return result.to(cost.device)
 
 
 def hungarian_match(
