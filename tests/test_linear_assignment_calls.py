@@ -14,11 +14,24 @@ EXPECTED = [[1, 0, 2]]
 
 
 @pytest.mark.parametrize(
-    "dtype", (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8), ids=str
+    "dtype",
+    (
+        torch.float8_e4m3fn,
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.int64,
+        torch.uint8,
+        torch.uint16,
+    ),
+    ids=str,
 )
 def test_any_real_dtype(dtype):
     assert F.linear_assignment(COST.to(dtype)).tolist() == EXPECTED
-    assert F.linear_assignment(COST[:, :, :2].to(dtype) > 1).shape == (1, 2)
+
+
+def test_bool():
+    assert F.linear_assignment(COST > 2).tolist() == [[1, 0, 2]]
 
 
 def test_large_integers_are_not_rounded():
@@ -107,8 +120,14 @@ def test_one_transfer_each_way(masked):
     assert result.device.type == "cuda" and result.shape == (4, 5)
 
 
-def test_backends_shows_the_transfers():
-    assert "a transfer each way" in fastloss.backends()["linear_assignment"]["cuda"]
+@pytest.mark.parametrize("built", (False, True))
+def test_backends_shows_the_transfers(built, monkeypatch):
+    """And what does the work between them, which is the reference where C++ is not built."""
+    monkeypatch.setattr(fastloss._library, "_has_kernel", lambda op, key: built or key == "CUDA")
+    monkeypatch.setitem(fastloss._library.UNAVAILABLE, "cpp", "no compiler")
+    shown = fastloss.backends()["linear_assignment"]["cuda"]
+    assert shown.startswith("C++ on" if built else "reference (no C++: no compiler) on")
+    assert "on the CPU and a transfer each way" in shown
 
 
 def test_unusual_layouts():
