@@ -1,5 +1,7 @@
 """What a call of `linear_assignment` accepts, refuses, and moves between devices."""
 
+import itertools
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -34,9 +36,11 @@ def test_bool():
     assert F.linear_assignment(COST > 2).tolist() == [[1, 0, 2]]
 
 
-def test_large_integers_are_not_rounded():
+@pytest.mark.parametrize("language", ("auto", "reference", "host"))
+def test_large_integers_are_not_rounded(language):
     cost = torch.tensor([[[2**53 - 1, 2**53 - 2], [2**53 - 2, 2**53 - 2]]])
-    assert F.linear_assignment(cost).tolist() == [[1, 0]]
+    with implementation(language) if language != "auto" else torch.no_grad():
+        assert F.linear_assignment(cost).tolist() == [[1, 0]]
 
 
 def test_result_has_no_gradient():
@@ -66,6 +70,7 @@ def test_columns_left_over():
 BAD = {
     "nan": (torch.tensor([[1.0, torch.nan], [0.0, 2.0]]), "problem 1 must not hold NaN or -inf"),
     "minus": (torch.tensor([[1.0, 0.0], [-torch.inf, 2.0]]), "problem 1 must not hold NaN or -inf"),
+    "first": (torch.tensor([[-torch.inf, 0.0], [1.0, 2.0]]), "problem 1 must not hold NaN or -inf"),
     "row": (torch.tensor([[1.0, 0.0], [torch.inf, torch.inf]]), "problem 1 is infeasible"),
     "column": (torch.tensor([[1.0, torch.inf], [0.0, torch.inf]]), "problem 1 is infeasible"),
 }
@@ -79,6 +84,19 @@ def test_cost_without_an_answer_raises_as_in_scipy(name, language):
     with pytest.raises(ValueError, match=message):
         with implementation(language) if language != "auto" else torch.no_grad():
             F.linear_assignment(cost)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("shape", ((20, 3), (3, 20), (9, 9)), ids=str)
+@pytest.mark.parametrize("value", (torch.nan, -torch.inf))
+def test_bad_cost_is_found_anywhere(value, shape, dtype):
+    """In every lane and block of the loops over tall and wide matrices."""
+    cost = torch.zeros(1, *shape, dtype=dtype)
+    for at in itertools.product(*map(range, shape)):
+        bad = cost.clone()
+        bad[0][at] = value
+        with pytest.raises(ValueError, match="problem 0 must not hold NaN or -inf"):
+            F.linear_assignment(bad)
 
 
 @pytest.mark.parametrize("masked", (False, True))
