@@ -67,6 +67,18 @@ def test_columns_left_over():
     assert F.linear_assignment(wide).tolist() == [[1, 0, -1, -1]]
 
 
+@pytest.mark.parametrize("language", ("auto", "reference", "host"))
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("shape", ((2, 0, 3), (2, 3, 0), (0, 2, 3)), ids=str)
+def test_nothing_to_match(shape, masked, language):
+    mask = torch.ones(shape[0], shape[2], dtype=torch.bool) if masked else None
+    with implementation(language) if language != "auto" else torch.no_grad():
+        chosen = F.linear_assignment(torch.empty(shape), mask)
+        pairs = F.linear_sum_assignment(torch.empty(shape), mask)
+    assert chosen.shape == (shape[0], shape[2]) and (chosen == -1).all()
+    assert [(len(rows), len(columns)) for rows, columns in pairs] == [(0, 0)] * shape[0]
+
+
 BAD = {
     "nan": (torch.tensor([[1.0, torch.nan], [0.0, 2.0]]), "problem 1 must not hold NaN or -inf"),
     "minus": (torch.tensor([[1.0, 0.0], [-torch.inf, 2.0]]), "problem 1 must not hold NaN or -inf"),
