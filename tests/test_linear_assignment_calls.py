@@ -160,11 +160,17 @@ def test_backends_shows_the_transfers(built, monkeypatch):
     assert "on the CPU and a transfer each way" in shown
 
 
-def test_unusual_layouts():
+@pytest.mark.parametrize("shape", ((5, 20, 4), (5, 4, 20)), ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+def test_unusual_layouts(dtype, shape):
     g = torch.Generator().manual_seed(0)
-    cost, mask = torch.randn(5, 6, 4, generator=g), torch.rand(5, 4, generator=g) < 0.7
+    cost = torch.randn(shape, generator=g).to(dtype)
+    mask = torch.rand(5, shape[2], generator=g) < 0.7
     expected = F.linear_assignment(cost, mask)
-    for other in (cost.mT.contiguous().mT, cost.movedim(0, -1).contiguous().movedim(-1, 0)):
+    gaps = torch.full((5, 2 * shape[1], shape[2] + 3), torch.nan, dtype=dtype)[:, ::2, 1:-2]
+    gaps.copy_(cost)
+    assert torch.equal(F.linear_assignment(gaps), F.linear_assignment(cost))
+    for other in (cost.mT.contiguous().mT, cost.movedim(0, -1).contiguous().movedim(-1, 0), gaps):
         assert torch.equal(F.linear_assignment(other, mask.mT.contiguous().mT), expected)
     shared = cost[:1].expand(5, -1, -1)
     assert torch.equal(F.linear_assignment(shared), F.linear_assignment(shared.contiguous()))
