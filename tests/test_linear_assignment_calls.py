@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastloss
 import fastloss.functional as F
-from fastloss.testing import implementation
+from fastloss.testing import capture, implementation
 
 COST = torch.tensor([[[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]])
 EXPECTED = [[1, 0, 2]]
@@ -120,6 +120,13 @@ def test_other_devices_get_no_answer_for_that_problem(name, masked):
     call = fastloss._library.OPS["linear_assignment"].implementations["host"]
     result = call(torch.stack((good, bad, good)), mask, False)
     assert result.tolist() == [[1, 0], [-1, -1], [1, 0]]
+
+
+@pytest.mark.parametrize("device,strict", (("cpu", True), ("meta", False)))
+def test_only_the_cpu_raises(device, strict):
+    with capture() as calls:
+        F.linear_assignment(COST.to(device))
+    assert [args[2] for _, args in calls] == [strict]
 
 
 class Transfers(TorchDispatchMode):
