@@ -77,7 +77,7 @@ def linear_sum_assignment(cost: Tensor, mask: Tensor | None = None) -> list[tupl
         TypeError, ValueError: as `linear_assignment`.
     """
     assigned = linear_assignment(cost, mask)
-    rows, columns = assigned.masked_fill(assigned < 0, cost.shape[1]).sort(dim=1, stable=True)
+    rows, columns = assigned.masked_fill(assigned < 0, cost.shape[1]).sort(dim=1)
     counts = (assigned >= 0).sum(1).tolist()
     return [(r[:k], c[:k]) for r, c, k in zip(rows, columns, counts)]
 
