@@ -34,8 +34,6 @@ from ._version import __version__
 _PACKAGE = Path(__file__).parent
 _LIBRARY = torch.library.Library("fastloss", "DEF")
 BACKENDS = ("auto", "reference")
-# Languages of Python functions that run for CUDA tensors, and what `backends` calls them.
-LANGUAGES = {"triton": "Triton", "host": "CPU kernel"}
 
 
 class _State:
@@ -180,7 +178,7 @@ _LIBRARY.define("_traffic() -> int[]")
 
 
 def _tuple(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A reference backward returns a list; an op returns a tuple, or the tensor if there is one."""
+    """A reference returns a tensor or several; an op a tuple, or the tensor if there is one."""
 
     def call(*args: Any) -> Any:
         result = function(*args)
@@ -255,8 +253,9 @@ def backends() -> dict[str, dict[str, str]]:
         else:
             cpu = f"reference (no C++: {UNAVAILABLE.get('cpp', 'no kernel in the binary')})"
         if _has_kernel(name, "CUDA"):
-            language = next((x for x in LANGUAGES if x in op.implementations), None)
-            cuda = LANGUAGES.get(language, "CUDA C++")
+            names = {"triton": "Triton", "host": f"{cpu} on the CPU"}
+            language = next((x for x in names if x in op.implementations), None)
+            cuda = names.get(language, "CUDA C++")
             cuda += f" and {op.helpers[language]}" if op.helpers.get(language) else ""
             run = runs.get(name)
             cuda += f" (run on {run['gpu']} at {run['commit']})" if run else " (never run on a GPU)"

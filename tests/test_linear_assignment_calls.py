@@ -1,5 +1,7 @@
 """What a call of `linear_assignment` accepts, refuses, and moves between devices."""
 
+import itertools
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -7,23 +9,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastloss
 import fastloss.functional as F
-from fastloss.testing import implementation
+from fastloss.testing import capture, implementation
 
 COST = torch.tensor([[[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]])
 EXPECTED = [[1, 0, 2]]
 
 
 @pytest.mark.parametrize(
-    "dtype", (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8), ids=str
+    "dtype",
+    (
+        torch.float8_e4m3fn,
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.int64,
+        torch.uint8,
+        torch.uint16,
+    ),
+    ids=str,
 )
 def test_any_real_dtype(dtype):
     assert F.linear_assignment(COST.to(dtype)).tolist() == EXPECTED
-    assert F.linear_assignment(COST[:, :, :2].to(dtype) > 1).shape == (1, 2)
 
 
-def test_large_integers_are_not_rounded():
+def test_bool():
+    assert F.linear_assignment(COST > 2).tolist() == [[1, 0, 2]]
+
+
+@pytest.mark.parametrize("language", ("auto", "reference", "host"))
+def test_large_integers_are_not_rounded(language):
     cost = torch.tensor([[[2**53 - 1, 2**53 - 2], [2**53 - 2, 2**53 - 2]]])
-    assert F.linear_assignment(cost).tolist() == [[1, 0]]
+    with implementation(language) if language != "auto" else torch.no_grad():
+        assert F.linear_assignment(cost).tolist() == [[1, 0]]
 
 
 def test_result_has_no_gradient():
@@ -50,9 +67,22 @@ def test_columns_left_over():
     assert F.linear_assignment(wide).tolist() == [[1, 0, -1, -1]]
 
 
+@pytest.mark.parametrize("language", ("auto", "reference", "host"))
+@pytest.mark.parametrize("masked", (False, True))
+@pytest.mark.parametrize("shape", ((2, 0, 3), (2, 3, 0), (0, 2, 3)), ids=str)
+def test_nothing_to_match(shape, masked, language):
+    mask = torch.ones(shape[0], shape[2], dtype=torch.bool) if masked else None
+    with implementation(language) if language != "auto" else torch.no_grad():
+        chosen = F.linear_assignment(torch.empty(shape), mask)
+        pairs = F.linear_sum_assignment(torch.empty(shape), mask)
+    assert chosen.shape == (shape[0], shape[2]) and (chosen == -1).all()
+    assert [(len(rows), len(columns)) for rows, columns in pairs] == [(0, 0)] * shape[0]
+
+
 BAD = {
     "nan": (torch.tensor([[1.0, torch.nan], [0.0, 2.0]]), "problem 1 must not hold NaN or -inf"),
     "minus": (torch.tensor([[1.0, 0.0], [-torch.inf, 2.0]]), "problem 1 must not hold NaN or -inf"),
+    "first": (torch.tensor([[-torch.inf, 0.0], [1.0, 2.0]]), "problem 1 must not hold NaN or -inf"),
     "row": (torch.tensor([[1.0, 0.0], [torch.inf, torch.inf]]), "problem 1 is infeasible"),
     "column": (torch.tensor([[1.0, torch.inf], [0.0, torch.inf]]), "problem 1 is infeasible"),
 }
@@ -68,6 +98,19 @@ def test_cost_without_an_answer_raises_as_in_scipy(name, language):
             F.linear_assignment(cost)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("shape", ((20, 3), (3, 20), (9, 9)), ids=str)
+@pytest.mark.parametrize("value", (torch.nan, -torch.inf))
+def test_bad_cost_is_found_anywhere(value, shape, dtype):
+    """In every lane and block of the loops over tall and wide matrices."""
+    cost = torch.zeros(1, *shape, dtype=dtype)
+    for at in itertools.product(*map(range, shape)):
+        bad = cost.clone()
+        bad[0][at] = value
+        with pytest.raises(ValueError, match="problem 0 must not hold NaN or -inf"):
+            F.linear_assignment(bad)
+
+
 @pytest.mark.parametrize("masked", (False, True))
 @pytest.mark.parametrize("name", BAD)
 def test_other_devices_get_no_answer_for_that_problem(name, masked):
@@ -77,6 +120,13 @@ def test_other_devices_get_no_answer_for_that_problem(name, masked):
     call = fastloss._library.OPS["linear_assignment"].implementations["host"]
     result = call(torch.stack((good, bad, good)), mask, False)
     assert result.tolist() == [[1, 0], [-1, -1], [1, 0]]
+
+
+@pytest.mark.parametrize("device,strict", (("cpu", True), ("meta", False)))
+def test_only_the_cpu_raises(device, strict):
+    with capture() as calls:
+        F.linear_assignment(COST.to(device))
+    assert [args[2] for _, args in calls] == [strict]
 
 
 class Transfers(TorchDispatchMode):
@@ -107,15 +157,27 @@ def test_one_transfer_each_way(masked):
     assert result.device.type == "cuda" and result.shape == (4, 5)
 
 
-def test_backends_shows_the_transfers():
-    assert "a transfer each way" in fastloss.backends()["linear_assignment"]["cuda"]
+@pytest.mark.parametrize("built", (False, True))
+def test_backends_shows_the_transfers(built, monkeypatch):
+    """And what does the work between them, which is the reference where C++ is not built."""
+    monkeypatch.setattr(fastloss._library, "_has_kernel", lambda op, key: built or key == "CUDA")
+    monkeypatch.setitem(fastloss._library.UNAVAILABLE, "cpp", "no compiler")
+    shown = fastloss.backends()["linear_assignment"]["cuda"]
+    assert shown.startswith("C++ on" if built else "reference (no C++: no compiler) on")
+    assert "on the CPU and a transfer each way" in shown
 
 
-def test_unusual_layouts():
+@pytest.mark.parametrize("shape", ((5, 20, 4), (5, 4, 20)), ids=str)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16), ids=str)
+def test_unusual_layouts(dtype, shape):
     g = torch.Generator().manual_seed(0)
-    cost, mask = torch.randn(5, 6, 4, generator=g), torch.rand(5, 4, generator=g) < 0.7
+    cost = torch.randn(shape, generator=g).to(dtype)
+    mask = torch.rand(5, shape[2], generator=g) < 0.7
     expected = F.linear_assignment(cost, mask)
-    for other in (cost.mT.contiguous().mT, cost.movedim(0, -1).contiguous().movedim(-1, 0)):
+    gaps = torch.full((5, 2 * shape[1], shape[2] + 3), torch.nan, dtype=dtype)[:, ::2, 1:-2]
+    gaps.copy_(cost)
+    assert torch.equal(F.linear_assignment(gaps), F.linear_assignment(cost))
+    for other in (cost.mT.contiguous().mT, cost.movedim(0, -1).contiguous().movedim(-1, 0), gaps):
         assert torch.equal(F.linear_assignment(other, mask.mT.contiguous().mT), expected)
     shared = cost[:1].expand(5, -1, -1)
     assert torch.equal(F.linear_assignment(shared), F.linear_assignment(shared.contiguous()))

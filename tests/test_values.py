@@ -72,8 +72,14 @@ def test_every_op_has_triton_kernels(triton_kernels):
     assert not {name for name, op in OPS.items() if not {"triton", "host"} & {*op.implementations}}
 
 
+def for_gpu() -> list:
+    """Those for Triton, and the ops that hand their work to the CPU."""
+    host = [s for s in samples() if "host" in s.tags]
+    return for_triton() + [pytest.param(s, d, id=f"{s.name}-{d}") for s in host for d in DTYPES]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("sample,dtype", for_triton())
+@pytest.mark.parametrize("sample,dtype", for_gpu())
 def test_gpu(sample, dtype):
     rounded = sample.cast(dtype)
     expected, expected_gradients = rounded.expected()

@@ -42,7 +42,7 @@ def linear_assignment(cost: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         cost: (B, N, M), any real dtype: of row n (prediction) and column m (target). +inf forbids a
-            pair.
+            pair. Integers beyond 2**53 are rounded; differences beyond float64 count as +inf.
         mask: (B, M), bool: the columns that count, anywhere. What the others hold has no influence.
             None: all count.
 
@@ -56,7 +56,7 @@ def linear_assignment(cost: Tensor, mask: Tensor | None = None) -> Tensor:
             everywhere.
     """
     _check(cost, mask)
-    cost = cost.detach() if cost.is_floating_point() else cost.double()
+    cost = cost.detach() if cost.dtype in check.FLOATING else cost.detach().double()
     return _op(cost, mask, cost.device.type == "cpu")
 
 
@@ -70,13 +70,14 @@ def linear_sum_assignment(cost: Tensor, mask: Tensor | None = None) -> list[tupl
         mask: (B, M), bool, or None, likewise.
 
     Returns:
-        For each problem (rows, columns), int64 tensors of the same length, rows ascending.
+        For each problem (rows, columns), int64 tensors of the same length, rows ascending; empty
+        for a problem that a GPU has no answer for.
 
     Raises:
         TypeError, ValueError: as `linear_assignment`.
     """
     assigned = linear_assignment(cost, mask)
-    rows, columns = assigned.masked_fill(assigned < 0, cost.shape[1]).sort(dim=1, stable=True)
+    rows, columns = assigned.masked_fill(assigned < 0, cost.shape[1]).sort(dim=1)
     counts = (assigned >= 0).sum(1).tolist()
     return [(r[:k], c[:k]) for r, c, k in zip(rows, columns, counts)]
 

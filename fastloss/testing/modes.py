@@ -22,8 +22,9 @@ def _op_of(function: Any) -> Any:
 
 
 class implementation(TorchDispatchMode):
-    """Run every fastloss op, forward and backward, with one Python implementation: "reference", or
-    "triton" (on CPU tensors through Triton's interpreter). NotImplementedError: there is none."""
+    """Run every fastloss op, forward and backward, with one Python implementation: "reference",
+    "triton" (on CPU tensors through Triton's interpreter), or "host" (ops that hand CUDA tensors to
+    the CPU kernel). NotImplementedError: there is none."""
 
     def __init__(self, language: str):
         super().__init__()
