@@ -61,14 +61,20 @@ def test_gpu_equals_the_matrix_form():
         assert_same([x.cpu() for x in found], match_cases.by_matrix(*args, options))
 
 
-@pytest.mark.parametrize("dtype", match_cases.DTYPES, ids=str)
-def test_iou_has_the_bits_of_eager_pytorch(dtype):
-    """The product of the sides is rounded before it is subtracted: a fused multiply-add, which
-    compilers make of it, would give other bits for one pair in ten."""
+@pytest.mark.parametrize(
+    "dtype,power",
+    [(dtype, 0) for dtype in match_cases.DTYPES]
+    + [(torch.float32, 100), (torch.bfloat16, 100), (torch.float64, 900)],
+    ids=str,
+)
+def test_iou_has_the_bits_of_eager_pytorch(dtype, power):
+    """Each product is rounded before it is added or subtracted: a fused multiply-add, which
+    compilers make of it, would give other bits for one pair in ten. GCC does so among boxes that
+    are scaled first, where it has the sides and the sum of the areas in one expression."""
     g = torch.Generator().manual_seed(0)
     boxes = match_cases.real_boxes(g, 20, 5000, image=30, side=40).to(dtype)
     targets = match_cases.real_boxes(g, 20, 1, image=30, side=40).to(dtype)
-    _, iou = F.iou_match(boxes, targets, low_quality=False)
+    _, iou = F.iou_match(boxes * 2.0**power, targets * 2.0**power, low_quality=False)
     pairs = zip(boxes, targets, strict=True)
     expected = torch.stack([match_cases.iou_matrix(*pair, 1e-7)[:, 0] for pair in pairs])
     assert (expected > 0).sum() > 20_000
