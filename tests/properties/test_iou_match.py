@@ -178,6 +178,7 @@ def test_scale_of_one_side_of_a_pair(dtype, power, triton_kernels):
     """Areas overflow on one side, the coordinates of the other need no scale by themselves."""
     g = torch.Generator().manual_seed(5)
     large = match_cases.integer_boxes(g, 2, 60, image=1, side=10).to(dtype)
+    large[..., 2:] += 4  # the smallest too: it is the best of each target within it
     small = match_cases.integer_boxes(g, 2, 60, image=20, side=10).to(dtype) / 2**15
     for language in languages(triton_kernels):
         for boxes, targets in ((large, small[:, :5]), (small, large[:, :5])):
