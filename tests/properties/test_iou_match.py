@@ -218,6 +218,24 @@ def test_targets_that_are_not_finite_do_not_exist(coordinate, triton_kernels):
             assert_same(run(language, boxes, spoilt), run(language, boxes, targets, rest))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_every_layout(triton_kernels):
+    """Coordinates side by side or apart, images in the middle, the same targets for all images."""
+    g = torch.Generator().manual_seed(6)
+    boxes = match_cases.integer_boxes(g, 3, 50, image=20, side=10).float()
+    targets = match_cases.integer_boxes(g, 1, 7, image=20, side=10).float().expand(3, 7, 4)
+    mask = torch.rand(3, 7, generator=g) < 0.5
+    orders = ((1, 0, 2), (2, 0, 1), (2, 1, 0), (1, 2, 0))
+    apart = [
+        boxes.permute(o).contiguous().permute(torch.tensor(o).argsort().tolist()) for o in orders
+    ]
+    for language in languages(triton_kernels):
+        expected = run(language, boxes, targets.contiguous(), mask)
+        for given in (*apart, boxes.repeat_interleave(2, 1)[:, ::2]):
+            assert not given.is_contiguous()
+            assert_same(run(language, given, targets, mask.T.contiguous().T), expected)
+
+
 def test_one_thread_or_several():
     """Enough chunks that the work is really shared, with and without boxes of their own."""
     g = torch.Generator().manual_seed(4)
