@@ -178,7 +178,9 @@ def test_scale_of_one_side_of_a_pair(dtype, power, triton_kernels):
     """Areas overflow on one side, the coordinates of the other need no scale by themselves."""
     g = torch.Generator().manual_seed(5)
     large = match_cases.integer_boxes(g, 2, 60, image=1, side=10).to(dtype)
-    large[..., 2:] += 4  # the smallest too: it is the best of each target within it
+    # The smallest too, which is the best of each target within it, and the first that overflows.
+    large[..., 2:] += 4
+    large[:, 0] = torch.tensor([0, 0, 4, 4])
     small = match_cases.integer_boxes(g, 2, 60, image=20, side=10).to(dtype) / 2**15
     for language in languages(triton_kernels):
         for boxes, targets in ((large, small[:, :5]), (small, large[:, :5])):
@@ -216,6 +218,18 @@ def test_targets_that_are_not_finite_do_not_exist(coordinate, triton_kernels):
         spoilt[0, 1, coordinate] = value
         for language in languages(triton_kernels):
             assert_same(run(language, boxes, spoilt), run(language, boxes, targets, rest))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("positive,negative", ((0.5, 0.4), (0.0, -1.0), (-2.0, -2.0)))
+def test_without_targets_every_box_is_negative(positive, negative, triton_kernels):
+    boxes = corners([0, 0, 4, 4], [2, 2, 8, 8.0])
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    options = {"positive": positive, "negative": negative, "min_positive": -1.0}
+    for language in languages(triton_kernels):
+        for targets, mask in ((boxes[None], nothing), (boxes[None, :0], None)):
+            index, iou = run(language, boxes, targets, mask, **options)
+            assert index.tolist() == [[-1, -1]] and iou.tolist() == [[0, 0]]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
