@@ -1,5 +1,7 @@
 """Max-IoU assignment against the matrix of IoUs, bit for bit."""
 
+import math
+
 import match_cases
 import pytest
 import torch
@@ -230,6 +232,25 @@ def test_without_targets_every_box_is_negative(positive, negative, triton_kernel
         for targets, mask in ((boxes[None], nothing), (boxes[None, :0], None)):
             index, iou = run(language, boxes, targets, mask, **options)
             assert index.tolist() == [[-1, -1]] and iou.tolist() == [[0, 0]]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_options_have_the_precision_of_the_iou(dtype, triton_kernels):
+    """An IoU of 1/3, rounded, and the next double, which float32 does not tell from it."""
+    third, more = 1 / 3, math.nextafter(1 / 3, 1)
+    above = 0 if dtype == torch.float32 else -1
+    box, target = corners([0, 0, 1, 1]).to(dtype), corners([0, 0, 3, 1])[None].to(dtype)
+    for language in languages(triton_kernels):
+        for value, index in ((third, 0), (more, above)):
+            options = {"positive": value, "negative": value, "low_quality": False}
+            assert run(language, box, target, **options)[0].item() == index
+            options = {"positive": 2.0, "negative": 1.0, "min_positive": value}
+            assert run(language, box, target, **options)[0].item() == index
+            options = {"positive": 2.0, "negative": value, "low_quality": False}
+            assert run(language, box, target, **options)[0].item() == (-1 if index else -2)
+        iou = run(language, box, target, eps=10 / 3)[1]
+        assert iou == torch.ones((), dtype=dtype) / torch.tensor(10 / 3, dtype=dtype)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
