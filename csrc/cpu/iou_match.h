@@ -143,9 +143,7 @@ void Chunk<T>::load(const Source<T>& source, int64_t first, int64_t boxes) {
   count = boxes, tiles = (boxes + kTile - 1) / kTile;
   T buffer[4 * kChunk];
   tame = split_and_clear(source.load(4 * first, 4 * count, buffer), count, *this) <= kLimit<T>;
-  T sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += poison[i];
-  poisoned = !(sum == T(0));
+  poisoned = !(sum(poison, count) == 0);
   for (T* field : {x1, y1, x2, y2, area}) std::fill(field + count, field + tiles * kTile, T(0));
   for (T* edge : {left, top, right, bottom}) std::fill(edge, edge + kTiles, T(0));
   for (int64_t t = 0; t < tiles; ++t) {

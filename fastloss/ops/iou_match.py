@@ -32,7 +32,8 @@ def iou_match(
     A box whose best IoU is at least `positive` goes to the first target that has it; it is negative
     where its best IoU is below `negative`, and ignored between the two. With `low_quality`, each
     target whose best IoU over all boxes is at least `min_positive` takes in addition the boxes that
-    have exactly this IoU with it. No B x N x M tensor is made: memory grows with N and M alone.
+    have exactly this IoU with it. No B x N x M tensor is made: memory grows with N + M, and by
+    one number for each target and 1024 boxes.
 
     With the default `min_positive` of 0 a target that overlaps no box at all has the best IoU 0 and
     takes every box of its image, unless a later target takes the box (so does mmdet). Any positive
@@ -56,8 +57,8 @@ def iou_match(
         eps: Floor of the union, >= 0.
 
     Returns:
-        index: (B, N), int64: the target's number in `target_boxes`, -1 negative, -2 ignored. All -1
-            for an image without targets.
+        index: (B, N), int64: the target's number in `target_boxes`, -1 negative, -2 ignored. In an
+            image without targets every finite box is negative, whatever the thresholds.
         iou: (B, N): the best IoU of each box with a target, 0 without targets; NaN for a box that
             is not finite. In the input's dtype (float32 for half inputs under autocast).
         Neither has a gradient.

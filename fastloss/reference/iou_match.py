@@ -30,7 +30,7 @@ RULES = ("target", "box")
 
 
 def _iou(boxes: Tensor, targets: Tensor, eps: float) -> Tensor:
-    """Finite boxes (*, N, 4) and (B, M, 4) -> (B, N, M)."""
+    """Boxes (*, N, 4) and (B, M, 4) -> (B, N, M)."""
     p, t, s, _ = scaled(boxes[..., :, None, :], targets[:, None])
     extent = torch.minimum(p[..., 2:], t[..., 2:]) - torch.maximum(p[..., :2], t[..., :2])
     inter = extent.clamp(min=0).prod(-1)  # (B, N, M)
@@ -66,7 +66,7 @@ def forward(
         best = finite.new_zeros(finite.shape, dtype=dtype)
         index = finite.new_full(finite.shape, -1, dtype=torch.long)
     else:
-        iou = _iou(boxes.nan_to_num(0, 0, 0), targets.nan_to_num(0, 0, 0), eps)  # (B, N, M)
+        iou = _iou(boxes, targets, eps)  # (B, N, M)
         iou = iou.masked_fill(~(finite[:, :, None] & real[:, None]), -1)
         best, own = iou.max(2)
         index = torch.where(best < negative, -1, -2)
