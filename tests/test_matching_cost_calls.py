@@ -1,6 +1,7 @@
 """Costs for matching: bad input, what is not read, what is not finite, padding, dtypes."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -243,6 +244,9 @@ def test_costs_saturate(language, triton_kernels):
                 expected = weight if dtype == torch.bfloat16 else largest * weight / abs(weight)
                 assert cost[..., 2].float().allclose(torch.tensor(expected), rtol=0.01)
                 assert cost.isfinite().all() and (cost[0, :, :2].abs() > 65000).all()
+        for weight in (1e300, -1e300):
+            cost = F.matching_cost(**given, background_cost=weight)
+            assert (cost[..., 2] == math.copysign(MAX, weight)).all()
 
 
 @quiet
