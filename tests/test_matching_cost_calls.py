@@ -234,6 +234,11 @@ def test_costs_saturate(language, triton_kernels):
         inverted = torch.tensor([[[12.0, 9.0, 2.0, 3.0]]])
         options = {"l1_weight": MAX, "iou_weight": MAX, "cls_cost": None}
         assert F.matching_cost(None, inverted, None, inverted + 1, None, **options) == 0
+        # So does what the boxes cost, here by areas of 4e24 in no hull, before the class is added.
+        inverted = torch.tensor([[[1e12, 1e12, -1e12, -1e12]]])
+        options = {"cls_weight": MAX, "l1_weight": 0, "iou_weight": 1e12, "cls_cost": "nll"}
+        first = (far["logits"][:, :1], inverted, far["labels"][:, 1:])
+        assert F.matching_cost(*first, inverted, None, **options) == 0
         for dtype in (torch.float16, torch.bfloat16):
             half = {k: x.to(dtype) if k in ("logits", "boxes", "target_boxes") else x
                     for k, x in given.items()}  # fmt: skip
