@@ -215,6 +215,21 @@ def test_classes_that_cannot_be(cls_cost, language, triton_kernels):
     torch.testing.assert_close(cost, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("classes", (1, 15, 16, 17, 40))
+def test_a_row_without_any_class(classes, dtype):
+    """It is not matched, nor is one with a NaN; a row of lowest numbers has equal probabilities."""
+    given = {**inputs(shape=(1, 20, 3, classes), dtype=dtype), "mask": None}
+    options = {"l1_weight": 0, "iou_weight": 0}
+    given["logits"][0, :5] = -INF
+    given["logits"][0, 5:10] = torch.finfo(dtype).min
+    lost = torch.arange(10, 20)
+    given["logits"][0, lost, lost % classes] = NAN
+    cost = F.matching_cost(**given, **options)
+    assert (cost[0, :5] == 1e9).all() and (cost[0, 10:] == 1e9).all()
+    assert (cost[0, 5:10] == given["logits"].new_tensor(-1 / classes)).all()
+
+
 @quiet
 @languages
 def test_costs_saturate(language, triton_kernels):
