@@ -245,15 +245,6 @@ def test_costs_saturate(language, triton_kernels):
             assert (cost[0, 0] == MAX).all() and (cost[0, 1].abs() < 100).all()
             cost = F.matching_cost(**huge, iou_kind=iou_kind, l1_weight=0)
             assert (cost.abs() < 4).all()  # proper boxes of any size have an IoU
-        # Each term does before they are added: here the hull has no area.
-        inverted = torch.tensor([[[12.0, 9.0, 2.0, 3.0]]])
-        options = {"l1_weight": MAX, "iou_weight": MAX, "cls_cost": None}
-        assert F.matching_cost(None, inverted, None, inverted + 1, None, **options) == 0
-        # So does what the boxes cost, here by areas of 4e24 in no hull, before the class is added.
-        inverted = torch.tensor([[[1e12, 1e12, -1e12, -1e12]]])
-        options = {"cls_weight": MAX, "l1_weight": 0, "iou_weight": 1e12, "cls_cost": "nll"}
-        first = (far["logits"][:, :1], inverted, far["labels"][:, 1:])
-        assert F.matching_cost(*first, inverted, None, **options) == 0
         for dtype in (torch.float16, torch.bfloat16):
             half = {k: x.to(dtype) if k in ("logits", "boxes", "target_boxes") else x
                     for k, x in given.items()}  # fmt: skip
@@ -267,6 +258,30 @@ def test_costs_saturate(language, triton_kernels):
         for weight in (1e300, -1e300):
             cost = F.matching_cost(**given, background_cost=weight)
             assert (cost[..., 2] == math.copysign(MAX, weight)).all()
+
+
+@quiet
+@languages
+def test_every_step_saturates(language, triton_kernels):
+    """Each term before they are added, what the boxes cost before the class, and a distance before
+    its weight."""
+    box = torch.tensor([[[0.0, 0.0, 2.0, 2.0]]])
+    inverted = torch.tensor([[[12.0, 9.0, 2.0, 3.0]]])  # the hull has no area
+    large = torch.tensor([[[1e12, 1e12, -1e12, -1e12]]])  # nor here, by which 4e24 is divided
+    unlikely = torch.tensor([[[3e38, -3e38]]]), torch.tensor([[1]])  # with the weight, MAX
+    cases = (
+        (inverted, inverted + 1, {"l1_weight": MAX, "iou_weight": MAX, "cls_cost": None}),
+        (large, large, {"l1_weight": 0, "iou_weight": 1e12}),
+        (box, box * 0.75, {"l1_weight": -MAX, "iou_weight": MAX}),
+    )
+    with using(language):
+        for first, second, options in cases:
+            options = {"cls_cost": "nll", "cls_weight": MAX, **options}
+            cost = F.matching_cost(unlikely[0], first, unlikely[1], second, None, **options)
+            assert cost == 0
+        options = {"l1_weight": 2.0**-60, "iou_weight": 0, "cls_cost": None}
+        wide = torch.tensor([[[-MAX, -MAX, MAX, MAX]]])
+        assert F.matching_cost(None, wide, None, box, None, **options) == MAX * 2.0**-60
 
 
 @quiet
