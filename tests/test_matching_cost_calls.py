@@ -35,6 +35,7 @@ ERRORS = [
     ({"boxes": BOXES[..., :3]}, ValueError, r"boxes must have .*, got \(2, 3, 3\)"),
     ({"target_boxes": BOXES[:1]}, ValueError, r"target_boxes .* \(2, M, 4\), got \(1, 3, 4\)"),
     ({"target_boxes": BOXES[0]}, ValueError, r"target_boxes .* \(2, M, 4\), got \(3, 4\)"),
+    ({"target_boxes": BOXES[..., :3]}, ValueError, r"target_boxes .* 4\), got \(2, 3, 3\)"),
     ({"target_boxes": BOXES.long()}, TypeError, "target_boxes must be float16"),
     ({"target_boxes": BOXES.to("meta")}, ValueError, "target_boxes must be on the device of boxes"),
     ({"labels": None}, TypeError, "labels must be a tensor, got NoneType"),
@@ -57,6 +58,8 @@ ERRORS = [
     ({"iou_weight": 1e39}, ValueError, "iou_weight must be finite in float32, got 1e[+]39"),
     ({"iou_weight": "2"}, TypeError, "iou_weight must be a number, got str"),
     ({"gamma": -0.5}, ValueError, "gamma must be >= 0, got -0.5"),
+    ({"gamma": 1e39}, ValueError, "gamma must be finite in float32, got 1e[+]39"),
+    ({"alpha": -1e39}, ValueError, "alpha must be finite in float32, got -1e[+]39"),
     ({"alpha": 1.5}, ValueError, "alpha must be <= 1, got 1.5"),
     ({"alpha": NAN}, ValueError, "alpha must be finite, got nan"),
     ({"background_cost": INF}, ValueError, "background_cost must be finite, got inf"),
@@ -263,8 +266,8 @@ def test_costs_saturate(language, triton_kernels):
 @quiet
 @languages
 def test_every_step_saturates(language, triton_kernels):
-    """Each term before they are added, what the boxes cost before the class, and a distance before
-    its weight."""
+    """Each term before they are added, what the boxes cost before the class, and before its weight
+    a distance or -ln p."""
     box = torch.tensor([[[0.0, 0.0, 2.0, 2.0]]])
     inverted = torch.tensor([[[12.0, 9.0, 2.0, 3.0]]])  # the hull has no area
     large = torch.tensor([[[1e12, 1e12, -1e12, -1e12]]])  # nor here, by which 4e24 is divided
@@ -273,6 +276,7 @@ def test_every_step_saturates(language, triton_kernels):
         (inverted, inverted + 1, {"l1_weight": MAX, "iou_weight": MAX, "cls_cost": None}),
         (large, large, {"l1_weight": 0, "iou_weight": 1e12}),
         (box, box * 0.75, {"l1_weight": -MAX, "iou_weight": MAX}),
+        (box, box * 0.75, {"l1_weight": -MAX, "iou_weight": 0, "cls_cost": "sigmoid_focal"}),
     )
     with using(language):
         for first, second, options in cases:
@@ -282,6 +286,9 @@ def test_every_step_saturates(language, triton_kernels):
         options = {"l1_weight": 2.0**-60, "iou_weight": 0, "cls_cost": None}
         wide = torch.tensor([[[-MAX, -MAX, MAX, MAX]]])
         assert F.matching_cost(None, wide, None, box, None, **options) == MAX * 2.0**-60
+        options = {"l1_weight": 0, "iou_weight": 0, "cls_weight": 2.0**-60, "cls_cost": "nll"}
+        cost = F.matching_cost(unlikely[0], box, unlikely[1], box, None, **options)
+        assert cost == MAX * 2.0**-60
 
 
 @quiet
