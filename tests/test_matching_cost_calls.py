@@ -1,6 +1,7 @@
 """Costs for matching: bad input, what is not read, what is not finite, padding, dtypes."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ ERRORS = [
     ({"boxes": BOXES[..., :3]}, ValueError, r"boxes must have .*, got \(2, 3, 3\)"),
     ({"target_boxes": BOXES[:1]}, ValueError, r"target_boxes .* \(2, M, 4\), got \(1, 3, 4\)"),
     ({"target_boxes": BOXES[0]}, ValueError, r"target_boxes .* \(2, M, 4\), got \(3, 4\)"),
+    ({"target_boxes": BOXES[..., :3]}, ValueError, r"target_boxes .* 4\), got \(2, 3, 3\)"),
     ({"target_boxes": BOXES.long()}, TypeError, "target_boxes must be float16"),
     ({"target_boxes": BOXES.to("meta")}, ValueError, "target_boxes must be on the device of boxes"),
     ({"labels": None}, TypeError, "labels must be a tensor, got NoneType"),
@@ -56,6 +58,8 @@ ERRORS = [
     ({"iou_weight": 1e39}, ValueError, "iou_weight must be finite in float32, got 1e[+]39"),
     ({"iou_weight": "2"}, TypeError, "iou_weight must be a number, got str"),
     ({"gamma": -0.5}, ValueError, "gamma must be >= 0, got -0.5"),
+    ({"gamma": 1e39}, ValueError, "gamma must be finite in float32, got 1e[+]39"),
+    ({"alpha": -1e39}, ValueError, "alpha must be finite in float32, got -1e[+]39"),
     ({"alpha": 1.5}, ValueError, "alpha must be <= 1, got 1.5"),
     ({"alpha": NAN}, ValueError, "alpha must be finite, got nan"),
     ({"background_cost": INF}, ValueError, "background_cost must be finite, got inf"),
@@ -214,6 +218,21 @@ def test_classes_that_cannot_be(cls_cost, language, triton_kernels):
     torch.testing.assert_close(cost, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("classes", (1, 15, 16, 17, 40))
+def test_a_row_without_any_class(classes, dtype):
+    """It is not matched, nor is one with a NaN; a row of lowest numbers has equal probabilities."""
+    given = {**inputs(shape=(1, 20, 3, classes), dtype=dtype), "mask": None}
+    options = {"l1_weight": 0, "iou_weight": 0}
+    given["logits"][0, :5] = -INF
+    given["logits"][0, 5:10] = torch.finfo(dtype).min
+    lost = torch.arange(10, 20)
+    given["logits"][0, lost, lost % classes] = NAN
+    cost = F.matching_cost(**given, **options)
+    assert (cost[0, :5] == 1e9).all() and (cost[0, 10:] == 1e9).all()
+    assert (cost[0, 5:10] == given["logits"].new_tensor(-1 / classes)).all()
+
+
 @quiet
 @languages
 def test_costs_saturate(language, triton_kernels):
@@ -229,10 +248,6 @@ def test_costs_saturate(language, triton_kernels):
             assert (cost[0, 0] == MAX).all() and (cost[0, 1].abs() < 100).all()
             cost = F.matching_cost(**huge, iou_kind=iou_kind, l1_weight=0)
             assert (cost.abs() < 4).all()  # proper boxes of any size have an IoU
-        # Each term does before they are added: here the hull has no area.
-        inverted = torch.tensor([[[12.0, 9.0, 2.0, 3.0]]])
-        options = {"l1_weight": MAX, "iou_weight": MAX, "cls_cost": None}
-        assert F.matching_cost(None, inverted, None, inverted + 1, None, **options) == 0
         for dtype in (torch.float16, torch.bfloat16):
             half = {k: x.to(dtype) if k in ("logits", "boxes", "target_boxes") else x
                     for k, x in given.items()}  # fmt: skip
@@ -243,6 +258,37 @@ def test_costs_saturate(language, triton_kernels):
                 expected = weight if dtype == torch.bfloat16 else largest * weight / abs(weight)
                 assert cost[..., 2].float().allclose(torch.tensor(expected), rtol=0.01)
                 assert cost.isfinite().all() and (cost[0, :, :2].abs() > 65000).all()
+        for weight in (1e300, -1e300):
+            cost = F.matching_cost(**given, background_cost=weight)
+            assert (cost[..., 2] == math.copysign(MAX, weight)).all()
+
+
+@quiet
+@languages
+def test_every_step_saturates(language, triton_kernels):
+    """Each term before they are added, what the boxes cost before the class, and before its weight
+    a distance or -ln p."""
+    box = torch.tensor([[[0.0, 0.0, 2.0, 2.0]]])
+    inverted = torch.tensor([[[12.0, 9.0, 2.0, 3.0]]])  # the hull has no area
+    large = torch.tensor([[[1e12, 1e12, -1e12, -1e12]]])  # nor here, by which 4e24 is divided
+    unlikely = torch.tensor([[[3e38, -3e38]]]), torch.tensor([[1]])  # with the weight, MAX
+    cases = (
+        (inverted, inverted + 1, {"l1_weight": MAX, "iou_weight": MAX, "cls_cost": None}),
+        (large, large, {"l1_weight": 0, "iou_weight": 1e12}),
+        (box, box * 0.75, {"l1_weight": -MAX, "iou_weight": MAX}),
+        (box, box * 0.75, {"l1_weight": -MAX, "iou_weight": 0, "cls_cost": "sigmoid_focal"}),
+    )
+    with using(language):
+        for first, second, options in cases:
+            options = {"cls_cost": "nll", "cls_weight": MAX, **options}
+            cost = F.matching_cost(unlikely[0], first, unlikely[1], second, None, **options)
+            assert cost == 0
+        options = {"l1_weight": 2.0**-60, "iou_weight": 0, "cls_cost": None}
+        wide = torch.tensor([[[-MAX, -MAX, MAX, MAX]]])
+        assert F.matching_cost(None, wide, None, box, None, **options) == MAX * 2.0**-60
+        options = {"l1_weight": 0, "iou_weight": 0, "cls_weight": 2.0**-60, "cls_cost": "nll"}
+        cost = F.matching_cost(unlikely[0], box, unlikely[1], box, None, **options)
+        assert cost == MAX * 2.0**-60
 
 
 @quiet

@@ -15,7 +15,8 @@ struct MatchingOptions {
   double cls_weight, l1_weight, iou_weight, alpha, gamma;
 
   bool needs_boxes() const { return l1_weight != 0 || iou_weight != 0; }
-  bool is_tame() const { return std::abs(l1_weight) <= 0x1p40 && std::abs(iou_weight) <= 0x1p40; }
+  // Terms of tame boxes with these weights are below 2^127; inverted boxes reach 2^108 unweighted.
+  bool is_tame() const { return std::abs(l1_weight) <= 0x1p16 && std::abs(iou_weight) <= 0x1p16; }
 };
 
 // Instead of an IoU whose weight is 0.

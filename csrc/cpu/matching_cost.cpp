@@ -15,13 +15,11 @@ constexpr int64_t kRowsOfTask = 64;
 // rest.
 constexpr int64_t kGroup = 16;
 
-// The largest logits of each row, lane by lane; NaN among them may be lost, and -inf be the lowest
-// number.
+// The largest logits of each row, lane by lane; NaN among them may be lost.
 template <typename T>
-FASTLOSS_SIMD FASTLOSS_FINITE void largest_logits(const T* __restrict x, int64_t stride,
-                                                  int64_t rows, int64_t count,
-                                                  T* __restrict lanes) {
-  for (int64_t r = 0; r < rows; ++r, x += stride, lanes += kVector) {
+FASTLOSS_SIMD FASTLOSS_FINITE void largest_logits(const T* __restrict x, int64_t rows,
+                                                  int64_t count, T* __restrict lanes) {
+  for (int64_t r = 0; r < rows; ++r, x += count, lanes += kVector) {
     for (int64_t k = 0; k < kVector; ++k) lanes[k] = x[count - kVector + k];
     for (int64_t c = 0; c + kVector <= count; c += kVector)
       for (int64_t k = 0; k < kVector; ++k) lanes[k] = max_(lanes[k], x[c + k]);
@@ -29,10 +27,10 @@ FASTLOSS_SIMD FASTLOSS_FINITE void largest_logits(const T* __restrict x, int64_t
 }
 // out = exp(x - top) and the sums of each row, lane by lane.
 template <typename T>
-FASTLOSS_SIMD void exponentials(const T* __restrict x, int64_t stride, int64_t rows, int64_t count,
+FASTLOSS_SIMD void exponentials(const T* __restrict x, int64_t rows, int64_t count,
                                 const T* __restrict top, T* __restrict out, T* __restrict lanes) {
   const int64_t whole = count / kVector * kVector, last = count - kVector;
-  for (int64_t r = 0; r < rows; ++r, x += stride, out += count, lanes += kVector) {
+  for (int64_t r = 0; r < rows; ++r, x += count, out += count, lanes += kVector) {
     for (int64_t k = 0; k < kVector; ++k) {
       out[last + k] = exp_nonpositive(x[last + k] - top[r]);
       lanes[k] = last + k < whole ? T(0) : out[last + k];
@@ -103,8 +101,8 @@ struct RowRange {
 template <typename T>
 struct Room {
   std::vector<T> logits, table, boxes, cost;
-  const T* x = nullptr;  // logits of a group of rows, `stride` apart
-  int64_t stride = 0;
+  const T* x = nullptr;  // logits of a group of rows, whose exponentials are in `table`
+  int64_t classes = 0;   // of a row of either, with padding
   alignas(64) T lanes[kGroup * kVector] = {}, top[kGroup], sum[kGroup];
   std::optional<Targets<double>> wide_targets;  // made for the first row that needs them
   std::vector<double> wide;
@@ -143,7 +141,9 @@ class Kernel {
       range.unmatchable = std::min(T(1e9), range.largest);
     });
     const int64_t tasks = (rows_ + kRowsOfTask - 1) / kRowsOfTask;
-    const int64_t grain = kPairsPerThread / std::max<int64_t>(kRowsOfTask * columns_, 1) + 1;
+    const bool reduces = logits_ && !o_.focal;
+    const int64_t width = std::max<int64_t>(columns_ + (reduces ? classes_ : 0), 1);
+    const int64_t grain = kPairsPerThread / (kRowsOfTask * width) + 1;
     const auto body = [&](int64_t first, int64_t last) {
       Room<T> room;
       for (int64_t task = first; task < last; ++task) {
@@ -152,7 +152,7 @@ class Kernel {
         room.wide_targets.reset();
         if (o_.focal && logits_) look_up_focal_costs(rows, room);
         for (int64_t r = 0; r < rows.count; ++r) {
-          if (!o_.focal && logits_ && r % kGroup == 0)
+          if (reduces && images_[b].count() > 0 && r % kGroup == 0)
             reduce_logits(rows.first + r, std::min(kGroup, rows.count - r), room);
           write(rows, r, range, background, room, result, type);
         }
@@ -243,38 +243,32 @@ class Kernel {
       const int64_t k = r % kGroup;
       const T weight = static_cast<T>(o_.cls_weight);
       if (o_.softmax)
-        total(room.table.data() + k * wide_classes(), SoftmaxCost<T>{-weight / room.sum[k]});
+        total(room.table.data() + k * room.classes, SoftmaxCost<T>{-weight / room.sum[k]});
       else
-        total(room.x + k * room.stride, NllCost<T>{room.top[k], log_(room.sum[k]), weight});
+        total(room.x + k * room.classes, NllCost<T>{room.top[k], log_(room.sum[k]), weight});
     }
   }
 
-  int64_t wide_classes() const { return std::max(classes_, kVector); }
-
-  // The exponentials of a group of rows, in `room.table`, with their largest logits and sums.
+  // The exponentials of a group of rows, in `room.table`, with their largest logits and sums. Fewer
+  // classes than a vector are filled up with some of probability 0.
   void reduce_logits(int64_t row, int64_t rows, Room<T>& room) const {
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    const int64_t count = wide_classes();
+    const int64_t count = std::max(classes_, kVector);
     room.logits.resize(kGroup * count);
     room.table.resize(kGroup * count);
-    room.stride = classes_;
+    room.classes = count;
     room.x = logits_->load(row * classes_, rows * classes_, room.logits.data());
-    if (classes_ < count) {  // the padding is -inf
+    if (classes_ < count) {
       T narrow[kGroup * kVector];
       std::copy_n(room.x, rows * classes_, narrow);
       std::fill(room.logits.begin(), room.logits.end(), -infinity);
       for (int64_t r = 0; r < rows; ++r)
         std::copy_n(narrow + r * classes_, classes_, room.logits.data() + r * count);
-      room.x = room.logits.data(), room.stride = count;
+      room.x = room.logits.data();
     }
-    largest_logits(room.x, room.stride, rows, count, room.lanes);
+    largest_logits(room.x, rows, count, room.lanes);
     fold_largest(room.lanes, room.top);
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* x = room.x + r * room.stride;
-      if (room.top[r] <= std::numeric_limits<T>::lowest())
-        room.top[r] = *std::max_element(x, x + count);
-    }
-    exponentials(room.x, room.stride, rows, count, room.top, room.table.data(), room.lanes);
+    exponentials(room.x, rows, count, room.top, room.table.data(), room.lanes);
     fold_sums(room.lanes, room.sum);
   }
 

@@ -161,6 +161,6 @@ def forward(
     if mask is not None:
         cost = torch.where(mask[:, None, :], cost, 0)
     if background_cost is not None:
-        background = cost.new_full((batch, rows, 1), background_cost).clamp(-largest, largest)
-        cost = torch.cat((cost, background), -1)
+        background = max(-largest, min(background_cost, largest))
+        cost = torch.cat((cost, cost.new_full((batch, rows, 1), background)), -1)
     return cost.to(dtype).contiguous()

@@ -62,9 +62,11 @@ def test_every_pair(seed, shape, cls_cost, box_format, alpha, gamma):
 
 @pytest.mark.parametrize("classes", (1, 2, 15, 16, 17, 31, 32, 33, 47, 92, 300))
 def test_any_number_of_classes_and_targets(classes):
-    """Around the widths of vectors; each class has a target."""
-    x = 4 * torch.randn(2, 3, classes, generator=torch.Generator().manual_seed(classes)).double()
-    boxes, labels = x.new_ones(2, 3, 4), torch.arange(classes).expand(2, -1)
+    """Around the widths of vectors; each class has a target, and far larger a logit than others."""
+    x = 4 * torch.randn(2, classes, classes, generator=torch.Generator().manual_seed(classes))
+    x[1].diagonal().add_(200)
+    x = x.double()
+    boxes, labels = x.new_ones(2, classes, 4), torch.arange(classes).expand(2, -1)
     options = {"l1_weight": 0, "iou_weight": 0}
     p = x.sigmoid()
     focal = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log() - 0.75 * p**2 * -(1 - p + 1e-8).log()
