@@ -29,7 +29,8 @@ def _cases(draw: st.DrawFn) -> Case:
         cost = cost.masked_fill(some & ~torch.eye(*shape[1:], dtype=torch.bool), torch.inf)
         mask = mask & (torch.arange(shape[2]) < shape[1])
     fill = draw(st.sampled_from((0.0, torch.nan, torch.inf, -torch.inf)))
-    cost = torch.where(mask[:, None], cost, fill)
+    # Padding of all problems, as a layout may repeat the first one.
+    cost = cost.masked_fill(~mask.any(0), fill)
     inputs = draw(placed({"cost": cost, "mask": mask}))
     if share == 1.0 and kind != "forbidden":
         inputs["mask"] = None
