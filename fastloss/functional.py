@@ -17,6 +17,7 @@ from .ops.sigmoid_focal import (
     sigmoid_focal_loss,
     varifocal_loss,
 )
+from .ops.sinkhorn import sinkhorn, transport_cost
 
 __all__ = [
     "binary_cross_entropy",
@@ -36,5 +37,7 @@ __all__ = [
     "regression_loss",
     "segmentation_loss",
     "sigmoid_focal_loss",
+    "sinkhorn",
+    "transport_cost",
     "varifocal_loss",
 ]
