@@ -17,6 +17,7 @@ TERMS = "segmentation_terms"
 SUITES = {
     "losses": "Losses: forward and backward, gradient to the predictions",
     "pairwise": "All pairs of two sets of boxes: .f forward alone, .fb with gradients to both sets",
+    "matching": "Matching of predictions with targets: forward alone, it has no gradient",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
