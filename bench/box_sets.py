@@ -33,6 +33,14 @@ def make(candidates: Candidates, *, backward: bool) -> Callable[[Source, Shape],
     return inputs
 
 
+def shared_anchors(source: Source, shape: Shape) -> Inputs:
+    """Inputs of shape (images, N, M): the anchors of RPN, once for all images, and targets. Whole
+    pixels, as torchvision's anchors: float32 and float64 see the same ties."""
+    images, rows, columns = shape
+    targets = _scattered(source, images, columns, median=55.0, spread=0.8).round()
+    return Inputs((rpn_anchors(source, 1, rows)[0].round(), targets), {}, differentiable=0)
+
+
 def ssd_predictions(source: Source, images: int, count: int) -> Tensor:
     """The default boxes of SSD300 (8732 on six levels), moved as by an early regression head."""
     grids, scales = (38, 19, 10, 5, 3, 1), (0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.075)

@@ -52,7 +52,8 @@ def compiled(workload: Workload) -> Contender:
 
 
 def ours(workload: Workload, device: torch.device) -> Contender:
-    function = partial(getattr(fastloss.functional, workload.call), **workload.options)
+    function = workload.ours or getattr(fastloss.functional, workload.call)
+    function = partial(function, **workload.options)
     if workload.reduces:  # the baselines of losses always do
         function = partial(function, reduction="mean")
     return Contender(FASTLOSS, f"fastloss {_implementation(workload.stem, device)}", function)
@@ -136,7 +137,7 @@ def error(function: Function, inputs: Inputs, expected: Sequence[Tensor]) -> flo
     for actual, exact in zip(evaluate(function, inputs), expected, strict=True):
         if actual.shape != exact.shape:
             return math.inf
-        relative = float((actual.double() - exact).norm() / exact.norm())
+        relative = float((actual.double() - exact).norm() / exact.double().norm())
         if not math.isfinite(relative):
             return math.inf
         worst = max(worst, relative)

@@ -2,61 +2,137 @@
 
 from __future__ import annotations
 
-import math
-from types import MappingProxyType
+from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
+import fastloss.functional as F
+from bench import box_sets
+from bench.baselines import matching_cost as baseline
 from bench.inputs import Inputs, Shape, Source
-from bench.workload import Workload
-
-COSTS: tuple[Workload, ...] = ()
-
-ASSIGNMENTS: tuple[Workload, ...] = ()
-
-ANCHORS: tuple[Workload, ...] = ()
-
-# Images, predictions, and columns with the background: the default boxes of SSD300, the queries of
-# DETR. 2.3M and 37M costs, 0.2M and 8M.
-_SSD = MappingProxyType({"small": (8, 8732, 33), "large": (64, 8732, 65)})
-_DETR = MappingProxyType({"small": (8, 300, 101), "large": (256, 300, 101)})
+from bench.workload import Upstream, Workload
 
 
-def transports(source: Source, shape: Shape) -> Inputs:
-    """Costs in [0, 1] and uotod's masses: of each prediction and of each target the same, what is
-    left is the background's. Half of the targets are padding."""
-    images, rows, columns = shape
-    real = (source.uniform(images, columns - 1) < 0.5).float()
-    cost = source.uniform(*shape)
-    cost[:, :, :-1] *= real[:, None]
-    cost[:, :, -1] = 0.5
-    left = rows - real.sum(1, keepdim=True)
-    masses = (cost.new_ones(images, rows) / rows, torch.cat((real, left), 1) / rows)
-    return Inputs((cost, *masses), differentiable=0)
+def detr(source: Source, shape: Shape) -> Inputs:
+    """Logits, boxes, labels, target boxes and mask of (images, queries, most targets, classes): 1
+    to all of the targets of each image are real, the rest padding. Boxes are cxcywh in units of the
+    image. Early in training the boxes of queries are anywhere, and few classes are likely."""
+    images, queries, targets, classes = shape
+    logits = source.normal(images, queries, classes, mean=-4.0, std=1.5)
+    labels = torch.randint(
+        classes, (images, targets), generator=source.generator, device=source.device
+    )
+    counts = torch.linspace(1, targets, images, device=source.device).round()
+    mask = torch.arange(targets, device=source.device) < counts[:, None]
+    boxes = [
+        torch.cat(
+            [
+                source.uniform(images, count, 2),
+                source.normal(images, count, 2, mean=mean, std=0.7).exp_().clamp_(max=1.0),
+            ],
+            dim=-1,
+        )
+        for count, mean in ((queries, -1.7), (targets, -2.3))  # medians of 0.18 and 0.1
+    ]
+    return Inputs((logits, boxes[0], labels, boxes[1], mask), differentiable=0)
 
 
-def _transport(case: str, rounds: int, tau: float | None, reason: str) -> Workload:
-    sizes = _SSD if case == "ssd" else _DETR
-    reg = 0.12 / (math.log(2 * sizes["small"][1]) + 1)  # uotod's default
-    kind = "bal" if tau is None else "unb"
+def _cost(name: str, reason: str, sizes: dict[str, Shape], **options: Any) -> Workload:
+    options = {"l1_weight": 5.0, "iou_weight": 2.0, "box_format": "cxcywh", **options}
     return Workload(
-        name=f"sinkhorn_{kind}{rounds}.{case}",
-        stem="sinkhorn",
-        call="sinkhorn",
-        options={"reg": reg, "num_iter": rounds, "tau_a": tau, "tau_b": tau},
-        make_inputs=transports,
+        name=name,
+        stem="matching_cost",
+        call="matching_cost",
+        options=options,
+        make_inputs=detr,
         sizes=sizes,
         reason=reason,
+        upstream=(Upstream("mmdet", "matching_cost", options),),
         suite="matching",
         reduces=False,
     )
 
 
-TRANSPORTS = (
-    _transport("ssd", 20, None, "balanced transport, uotod's default"),
-    _transport("ssd", 70, 1.0, "unbalanced, uotod's default: two powers a round"),
-    _transport("detr", 50, None, "few predictions, many targets"),
-    _transport("detr", 70, 1.0, "the same, unbalanced"),
+# Images, queries, most targets of an image, classes of COCO (with DETR's "no object"). The large
+# sizes are all decoder layers and images of a step: 6 x 32.
+COSTS: tuple[Workload, ...] = (
+    _cost(
+        "detr_cost.300",
+        "softmax, L1 and GIoU cost (DETR)",
+        {"small": (16, 300, 100, 92), "large": (192, 300, 100, 92)},
+        cls_cost="softmax",
+        cls_weight=1.0,
+    ),
+    _cost(
+        "detr_cost.900",
+        "focal, L1 and GIoU cost (Deformable DETR, DINO)",
+        {"small": (16, 900, 100, 80), "large": (192, 900, 100, 80)},
+        cls_cost="sigmoid_focal",
+        cls_weight=2.0,
+    ),
 )
 
-WORKLOADS = (*COSTS, *ASSIGNMENTS, *ANCHORS, *TRANSPORTS)
+
+def fused_match(
+    logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor, mask: Tensor, **cost: Any
+) -> Tensor:
+    """Cost and assignment in two calls for the whole batch."""
+    return F.linear_assignment(
+        F.matching_cost(logits, boxes, labels, target_boxes, mask, **cost), mask
+    )
+
+
+def _match(cost: Workload, reason: str) -> Workload:
+    return replace(
+        cost,
+        name=cost.name.replace("cost", "match"),
+        stem="linear_assignment",
+        call="hungarian_match",
+        ours=fused_match,
+        reason=reason,
+        upstream=(Upstream("mmdet", "hungarian_match", cost.options),),
+    )
+
+
+def detr_costs(source: Source, shape: Shape) -> Inputs:
+    """The cost of "detr_cost.900" and the mask of its targets."""
+    inputs = detr(source, shape)
+    cost = baseline.matching_cost(*inputs.arguments, **COSTS[1].options)
+    return Inputs((cost, inputs.arguments[-1]), differentiable=0)
+
+
+ASSIGNMENTS: tuple[Workload, ...] = (
+    Workload(
+        name="lsa.900x100",
+        stem="linear_assignment",
+        call="linear_assignment",
+        options={},
+        make_inputs=detr_costs,
+        sizes=COSTS[1].sizes,
+        reason="the assignment alone, of a cost that is there",
+        suite="matching",
+        reduces=False,
+    ),
+    _match(COSTS[0], "DETR's matcher: cost and assignment"),
+    _match(COSTS[1], "the matcher of Deformable DETR and DINO"),
+)
+
+ANCHORS: tuple[Workload, ...] = (
+    Workload(
+        name="max_iou.fpn",
+        stem="iou_match",
+        call="iou_match",
+        options={"positive": 0.5, "negative": 0.4, "eps": 1e-6},
+        make_inputs=box_sets.shared_anchors,
+        # Images, anchors and targets: 80M pairs with a part of the anchors of an 800 x 1344 image,
+        # and 430M with all of them.
+        sizes={"small": (16, 100_000, 50), "large": (16, 268_506, 100)},
+        reason="anchors of a feature pyramid, as RetinaNet and RPN assign them in every step",
+        suite="matching",
+        reduces=False,
+    ),
+)
+
+WORKLOADS = (*COSTS, *ASSIGNMENTS, *ANCHORS)

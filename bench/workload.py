@@ -43,6 +43,8 @@ class Workload:
     reason: str
     upstream: tuple[Upstream, ...] = ()  # the sum of these is the same
     peers: tuple[Peer, ...] = ()
+    # What fastloss runs, where that is not one function of `fastloss.functional`.
+    ours: Function | None = None
     suite: str = "losses"
     reduces: bool = True  # has an option `reduction`, which the baselines lack: theirs is "mean"
     # How often what gradients are taken for has to be read: twice where the gradient of one element

@@ -4,8 +4,10 @@ from .ops.boundary import boundary_loss, boundary_pool
 from .ops.box_loss import box_loss
 from .ops.cross_entropy import cross_entropy
 from .ops.hard_negative_mask import hard_negative_mask
+from .ops.iou_match import iou_match
 from .ops.linear_assignment import linear_assignment, linear_sum_assignment
 from .ops.lovasz import lovasz_hinge, lovasz_softmax
+from .ops.matching_cost import matching_cost
 from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
@@ -27,10 +29,12 @@ __all__ = [
     "cross_entropy",
     "gaussian_focal_loss",
     "hard_negative_mask",
+    "iou_match",
     "linear_assignment",
     "linear_sum_assignment",
     "lovasz_hinge",
     "lovasz_softmax",
+    "matching_cost",
     "ohem_cross_entropy",
     "pairwise_iou",
     "quality_focal_loss",

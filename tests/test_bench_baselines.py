@@ -9,6 +9,8 @@ import torch
 
 from bench.baselines import box_loss as boxes
 from bench.baselines.boundary import boundary_loss
+from bench.baselines.iou_match import iou_match
+from bench.baselines.linear_assignment import linear_assignment
 from bench.baselines.ohem import ohem_cross_entropy
 from bench.baselines.pairwise_iou import pairwise_iou
 from bench.baselines.segmentation import segmentation_loss
@@ -57,6 +59,18 @@ def test_pairwise_baseline_by_hand(kind, expected):
     found = pairwise_iou(box[None], others[None], kind=kind, eps=1e-12)
     assert found.shape == (1, 1, 2)
     assert found[0, 0].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_matching_baseline_by_hand():
+    # IoU with the first and the second target: 1 and 0; 1/2 and 0; 1/6 and 1/5; 0 and 1/7.
+    boxes = torch.tensor([[0, 0, 4, 4], [0, 0, 4, 2], [0, 2, 4, 12], [0, 10, 4, 16.0]])
+    targets = torch.tensor([[[0, 0, 4, 4], [0, 9, 4, 11.0]], [[0, 0, 4, 4], [50, 50, 51, 51.0]]])
+    index, iou = iou_match(boxes, targets, positive=0.6, negative=0.19, min_positive=0.0)
+    # The last target overlaps nothing and takes all boxes.
+    assert index.tolist() == [[0, -2, 1, -1], [1, 1, 1, 1]]
+    assert torch.equal(iou, torch.tensor([[1, 1 / 2, 1 / 5, 1 / 7], [1, 1 / 2, 1 / 6, 0]]))
+    index, _ = iou_match(boxes, targets, positive=0.6, negative=0.19, min_positive=0.1)
+    assert index.tolist() == [[0, -2, 1, -1], [0, -2, -1, -1]]
 
 
 @pytest.mark.parametrize(
@@ -134,3 +148,9 @@ def test_most_pixels_are_right_and_some_ignored():
     assert float(valid.float().mean()) == pytest.approx(0.95, abs=0.01)
     right = (logits.argmax(1) == target)[valid]
     assert float(right.float().mean()) == pytest.approx(0.75, abs=0.05)
+
+
+def test_assignment_baseline_by_hand():
+    cost = torch.tensor([[[4.0, 1.0, 9.0], [2.0, 0.0, 9.0]], [[1.0, 0.0, 0.0], [1.0, 5.0, 0.0]]])
+    mask = torch.tensor([[True, True, False], [False, False, True]])
+    assert linear_assignment(cost, mask).tolist() == [[1, 0, -1], [-1, -1, 0]]

@@ -51,9 +51,9 @@ each = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 
 
 def test_every_function_has_its_module():
-    # Choices, a similarity and a maximum, not losses.
-    others = {"hard_negative_mask", "linear_assignment", "linear_sum_assignment"}
-    others |= {"pairwise_iou", "boundary_pool", "sinkhorn", "transport_cost"}
+    # Choices, costs, a similarity and a maximum, not losses.
+    others = {"hard_negative_mask", "iou_match", "linear_assignment", "linear_sum_assignment"}
+    others |= {"matching_cost", "pairwise_iou", "boundary_pool", "sinkhorn", "transport_cost"}
     losses_of_functional = set(F.__all__) - others
     pixel = {"cross_entropy", "segmentation_loss", "lovasz_softmax", "lovasz_hinge"}
     pixel |= {"boundary_loss", "ohem_cross_entropy"}
@@ -61,7 +61,8 @@ def test_every_function_has_its_module():
     assert functions | pixel == losses_of_functional
     # Those of test_segmentation_modules.py and of tests named after the loss.
     pixel = {name for name in losses.__all__ if getattr(losses, name).__module__ in PIXEL_MODULES}
-    assert {module.__name__ for module in MODULES} | pixel == set(losses.__all__)
+    matchers = {"HungarianMatcher"}
+    assert {module.__name__ for module in MODULES} | pixel | matchers == set(losses.__all__)
     assert all(getattr(fastloss, name) is getattr(losses, name) for name in losses.__all__)
 
 
@@ -130,3 +131,24 @@ def test_copies_and_state(module):
     file.seek(0)
     for other in (copy.deepcopy(loss), torch.load(file, weights_only=False)):
         assert repr(other) == repr(loss) and torch.equal(other(*inputs), loss(*inputs))
+
+
+def test_hungarian_matcher_is_cost_and_assignment():
+    g = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(3, 9, 4, generator=g), torch.randint(4, (3, 5), generator=g)
+    boxes, targets = torch.rand(3, 9, 4, generator=g), torch.rand(3, 5, 4, generator=g)
+    mask = torch.tensor([[True] * 5, [True, False, True, False, False], [False] * 5])
+    options = {"cls_cost": "sigmoid_focal", "cls_weight": 2.0, "box_format": "cxcywh"}
+    matcher = losses.HungarianMatcher(**options)
+    cost = F.matching_cost(logits, boxes, labels, targets, mask, **options)
+    found = matcher(logits, boxes, labels, targets, mask)
+    assert torch.equal(found, F.linear_assignment(cost, mask))
+    assert (found >= 0).sum(1).tolist() == [5, 2, 0]
+    assert torch.equal(copy.deepcopy(matcher)(logits, boxes, labels, targets, mask), found)
+    assert "cls_cost='sigmoid_focal', cls_weight=2.0" in repr(matcher)
+    parameters = inspect.signature(F.matching_cost).parameters
+    ours = inspect.signature(losses.HungarianMatcher).parameters
+    assert {*ours} == {*parameters} - {
+        "logits", "boxes", "labels", "target_boxes", "mask", "background_cost",
+    }  # fmt: skip
+    assert all(ours[name].default == parameters[name].default for name in ours)

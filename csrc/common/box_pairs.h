@@ -2,10 +2,10 @@
 // Definitions and sources: fastloss/reference/pairwise_iou.py. What depends on one box alone (area,
 // angle) is computed once per box, and its gradient is collected per box too.
 //
-// kTame: coordinates are finite and at most 2^40, eps at least 2^-60, so that nothing overflows for
-// proper boxes and no denominator that eps bounds is 0. Otherwise T is double, which has room for
-// the areas of float boxes of any size (and of double ones up to 1e150); what is left are
-// coordinates that are not finite and eps = 0.
+// kTame: coordinates are finite and at most 2^30, eps is from 2^-60 to 2^60, so that no product of
+// two areas overflows for proper boxes and no denominator that eps bounds is 0. Otherwise T is
+// double, which has room for the areas of float boxes of any size (and of double ones up to 1e150);
+// what is left are coordinates that are not finite and eps = 0.
 //
 // box_geometry.h has the same formulas for one pair by itself, with losses, scaled coordinates and
 // angles in the same pass.
@@ -89,11 +89,12 @@ struct PairIoU {
 struct PairGIoU {
   static constexpr bool hull = true, shift = false, angle = false;
 
-  // I / U - (H - U) / H with U = max(U, eps), H = max(H, eps)
+  // I / U - (H - U) / H with U = max(U, eps), H = max(H, eps); at best by one division.
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T eps) {
     const Extents<T> e(a, b);
     const T u = max_(e.raw_union, eps), h = max_(e.hull_w * e.hull_h, eps);
+    if constexpr (kTame) return (e.inter * h + u * u) / (u * h) - T(1);
     return e.inter * inverse<kTame>(u) - (h - u) * inverse<kTame>(h);
   }
   template <bool kTame, typename T>

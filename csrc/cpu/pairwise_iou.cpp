@@ -6,13 +6,6 @@
 
 #include "cpu/box_tiles.h"
 
-// The loops marked so see finite coordinates, so that min and max are one instruction each.
-#if defined(__GNUC__) && !defined(__clang__)
-#define FASTLOSS_FINITE __attribute__((optimize("finite-math-only", "no-signed-zeros")))
-#else
-#define FASTLOSS_FINITE
-#endif
-
 namespace fastloss::cpu {
 namespace {
 

@@ -10,6 +10,7 @@ from .classification import (
     VarifocalLoss,
 )
 from .lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
+from .matching import HungarianMatcher
 from .segmentation import (
     CrossEntropyLoss,
     DiceLoss,
@@ -28,6 +29,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DiceLoss",
     "GaussianFocalLoss",
+    "HungarianMatcher",
     "JaccardLoss",
     "LovaszHingeLoss",
     "LovaszSoftmaxLoss",

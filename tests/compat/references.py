@@ -17,9 +17,12 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from bench.baselines.linear_assignment import linear_assignment
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(os.environ.get("FASTLOSS_REFERENCES", ROOT / ".venv" / "references"))
@@ -46,30 +49,95 @@ def mmdet() -> types.SimpleNamespace:
     package = _locate("mmdet", "3.3.0")
 
     # The __init__ of these would import the whole of mmdet; their submodules load from the wheel.
-    for name in ("mmdet", "mmdet.models", "mmdet.structures", "mmdet.structures.bbox"):
+    task_modules = "mmdet.models.task_modules"
+    packages = ("mmdet", "mmdet.models", "mmdet.structures", "mmdet.structures.bbox", task_modules)
+    for name in (*packages, f"{task_modules}.assigners"):
         _stand_in(name, package.joinpath(*name.split(".")[1:]))
-    overlaps = importlib.import_module("mmdet.structures.bbox.bbox_overlaps")
-    sys.modules["mmdet.structures.bbox"].bbox_overlaps = overlaps.bbox_overlaps
+    bbox = sys.modules["mmdet.structures.bbox"]
+    bbox.BaseBoxes = object
+    for name in ("bbox_overlaps", "transforms"):
+        vars(bbox).update(_defined_in(importlib.import_module(f"{bbox.__name__}.{name}")))
 
     registry = types.SimpleNamespace(register_module=lambda *args, **kwargs: lambda cls: cls)
     _stand_in("mmdet.registry", MODELS=registry, TASK_UTILS=registry)
     _stand_in("mmdet.utils", reduce_mean=lambda tensor: tensor)
     _stand_in("mmdet.models.utils", multi_apply=None)
-    _stand_in("mmdet.models.task_modules")
     _stand_in("mmdet.models.task_modules.coders", BaseBBoxCoder=object)
     _stand_in("mmdet.models.task_modules.samplers", SamplingResult=object)
     _stand_in("mmengine")
     _stand_in("mmengine.logging", print_log=print)
     _stand_in("mmengine.model", BaseModule=torch.nn.Module)
-    _stand_in("mmengine.structures", BaseDataElement=object)
+    _stand_in("mmengine.structures", BaseDataElement=object, InstanceData=types.SimpleNamespace)
     _stand_in("mmcv")
     _stand_in("mmcv.ops", sigmoid_focal_loss=_mmcv_sigmoid_focal_loss)
 
     losses = importlib.import_module("mmdet.models.losses")
-    namespace = types.SimpleNamespace(bbox_overlaps=overlaps.bbox_overlaps)
+    namespace = types.SimpleNamespace(bbox_overlaps=bbox.bbox_overlaps)
     for file in sorted(package.glob("models/losses/[!_]*.py")):
         vars(namespace).update(_defined_in(sys.modules[f"{losses.__name__}.{file.stem}"]))
+    costs = importlib.import_module(f"{task_modules}.assigners.match_cost")
+    namespace.matching_cost = functools.partial(_matching_cost, costs, bbox)
+    namespace.hungarian_match = functools.partial(_hungarian_match, namespace.matching_cost)
     return namespace
+
+
+def _hungarian_match(cost: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
+    """HungarianAssigner: the costs of each image, and SciPy."""
+    return linear_assignment(cost(*args, **options), args[-1])
+
+
+def _matching_cost(
+    costs: types.ModuleType,
+    bbox: types.ModuleType,
+    logits: torch.Tensor,
+    boxes: torch.Tensor,
+    labels: torch.Tensor,
+    target_boxes: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    cls_cost: str,
+    cls_weight: float,
+    l1_weight: float,
+    iou_weight: float,
+    iou_kind: str = "giou",
+    box_format: str = "cxcywh",
+    focal_eps: float = 1e-12,
+) -> torch.Tensor:
+    """What HungarianAssigner sums for each image, put together as fastloss's `matching_cost` does.
+
+    mmdet's boxes are xyxy, and its L1 cost "xywh" is that of their centres and sizes.
+    """
+    if cls_cost == "softmax":
+        class_cost = costs.ClassificationCost(cls_weight)
+    else:
+        class_cost = costs.FocalLossCost(eps=focal_eps, weight=cls_weight)
+    l1_cost = costs.BBoxL1Cost("xywh" if box_format == "cxcywh" else "xyxy", l1_weight)
+    terms = class_cost, l1_cost, costs.IoUCost(iou_kind, iou_weight)
+    corners = bbox.bbox_cxcywh_to_xyxy if box_format == "cxcywh" else lambda x: x
+    result = boxes.new_zeros(*boxes.shape[:2], mask.shape[1])
+    for b in range(len(boxes)):
+        pred = types.SimpleNamespace(scores=logits[b], bboxes=corners(boxes[b]))
+        real = mask[b]
+        gt = types.SimpleNamespace(labels=labels[b, real], bboxes=corners(target_boxes[b, real]))
+        meta = {"img_shape": (1, 1)}
+        result[b][:, real] = torch.stack([term(pred, gt, meta) for term in terms]).sum(0)
+    return result
+
+
+@functools.cache
+def mmdet_assigners() -> types.SimpleNamespace:
+    """mmdet.models.task_modules.assigners 3.3.0: MaxIoUAssigner."""
+    mmdet()  # for the stand-ins and bbox_overlaps
+    package = _locate("mmdet", "3.3.0")
+    folder = "mmdet.models.task_modules.assigners"
+    _stand_in(folder, package.joinpath(*folder.split(".")[1:]))
+    _stand_in("mmengine.structures", BaseDataElement=object, InstanceData=object)
+    sys.modules["mmdet.utils"].util_mixins = types.SimpleNamespace(NiceRepr=object)
+    sys.modules["mmdet.structures.bbox"].get_box_tensor = lambda boxes: boxes
+    calculator = importlib.import_module(f"{folder}.iou2d_calculator").BboxOverlaps2D
+    sys.modules["mmdet.registry"].TASK_UTILS.build = lambda config: calculator()
+    assigner = importlib.import_module(f"{folder}.max_iou_assigner")
+    return types.SimpleNamespace(MaxIoUAssigner=assigner.MaxIoUAssigner)
 
 
 @functools.cache

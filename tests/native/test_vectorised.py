@@ -78,6 +78,19 @@ def test_inner_loops_are_vectorised(code):
     )
 
 
+def test_no_fused_multiply_add_where_bits_are_compared(code):
+    """With one, the two passes of `iou_match`, and PyTorch, could differ in the last bit."""
+    exact = ("iou_match_best", "iou_match_equal", "split_and_clear")
+    found = [f for name in exact for f in named(code, name)]
+    assert {f.clone for f in found} >= {*CLONES}
+
+    def fused(functions: list[Function]) -> list[str]:
+        names = ((f.name, name) for f in functions for _, name, _ in f.code)
+        return [f"{f}: {name}" for f, name in names if re.match(r"vfn?m(add|sub)", name)]
+
+    assert fused(code) and not fused(found)
+
+
 def test_other_code_runs_on_any_x86_64(code):
     assert any(f.uses_avx() for f in code if f.clone)
     assert not [f.name for f in code if f.uses_avx() and not f.clone]

@@ -146,3 +146,14 @@ def test_more_than_two_to_the_31_pairs():
     last = a.detach()[-1:].requires_grad_()
     (expected,) = torch.autograd.grad(F.pairwise_iou(last, b[-1:], kind="giou").sum(), last)
     assert torch.equal(gradient[-1:], expected) and not gradient[:-1].any()
+
+
+@pytest.mark.parametrize("kind", ("iou", "giou", "diou", "ciou"))
+@pytest.mark.parametrize("size", (2.0**29, 2.0**31, 2.0**41, 1e18))
+@pytest.mark.parametrize("eps", (1e-7, 1e15, 1e30))
+def test_sizes_around_the_range_of_float_arithmetic(kind, size, eps):
+    g = torch.Generator().manual_seed(0)
+    corner = torch.rand(2, 20, 2, generator=g)
+    boxes = torch.cat((corner, corner + torch.rand(2, 20, 2, generator=g)), -1) * size
+    exact = F.pairwise_iou(*boxes.double(), kind=kind, eps=eps)
+    assert_matches(F.pairwise_iou(*boxes, kind=kind, eps=eps), exact)

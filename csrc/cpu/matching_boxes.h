@@ -1,0 +1,133 @@
+// The boxes of `matching_cost`: those of a set of targets, field by field, and what one prediction
+// costs with each of them.
+#pragma once
+
+#include "common/matching_cost.h"
+#include "cpu/box_tiles.h"
+
+namespace fastloss::cpu {
+
+constexpr double kIoUEps = 1e-7;
+
+struct MatchingOptions {
+  std::string iou_kind;
+  bool focal, softmax, centred, angle;  // centred: boxes are cxcywh
+  double cls_weight, l1_weight, iou_weight, alpha, gamma;
+
+  bool needs_boxes() const { return l1_weight != 0 || iou_weight != 0; }
+  bool is_tame() const { return std::abs(l1_weight) <= 0x1p40 && std::abs(iou_weight) <= 0x1p40; }
+};
+
+// Instead of an IoU whose weight is 0.
+struct NoIoU {
+  template <bool kTame, typename T>
+  static FASTLOSS_FN T value(const PairBox<T>&, const PairBox<T>&, T) {
+    return T(0);
+  }
+};
+
+// A box as corners and as it was given, and 0 or NaN if a coordinate is not finite.
+template <typename T>
+struct GivenBox {
+  PairBox<T> corners;
+  T given[4], poison;
+
+  template <typename U>
+  GivenBox(const U* box, const MatchingOptions& o) : poison(0) {
+    for (int k = 0; k < 4; ++k) {
+      given[k] = static_cast<T>(box[k]);
+      poison += T(0) * given[k];
+    }
+    T x1 = given[0], y1 = given[1], x2 = given[2], y2 = given[3];
+    if (o.centred) {
+      const T half_w = x2 * T(0.5), half_h = y2 * T(0.5);
+      x2 = x1 + half_w, y2 = y1 + half_h, x1 -= half_w, y1 -= half_h;
+    }
+    const T w = x2 - x1, h = y2 - y1;
+    const T angle = o.angle ? atan_ratio(w, h + static_cast<T>(kIoUEps)) : T(0);
+    corners = {x1, y1, x2, y2, w * h, angle};
+  }
+  // See box_pairs.h.
+  bool is_tame() const {
+    return std::all_of(given, given + 4, [](T x) { return std::abs(x) <= T(0x1p30); });
+  }
+};
+
+// The targets of an image that are no padding, field by field.
+template <typename T>
+struct Targets {
+  static constexpr int64_t kGiven = 6, kPoison = 10, kFields = 11;
+  int64_t width;
+  bool tame = true;
+  std::vector<T> fields;  // (kFields, width)
+
+  template <typename U>
+  Targets(const U* boxes, const std::vector<int64_t>& columns, const MatchingOptions& o)
+      : width(padded(columns.size())), fields(kFields * width) {
+    for (size_t j = 0; j < columns.size(); ++j) {
+      const GivenBox<T> box(boxes + 4 * columns[j], o);
+      const PairBox<T>& c = box.corners;
+      const T values[kFields] = {c.x1,         c.y1,         c.x2,         c.y2,
+                                 c.area,       c.angle,      box.given[0], box.given[1],
+                                 box.given[2], box.given[3], box.poison};
+      for (int64_t k = 0; k < kFields; ++k) fields[k * width + j] = values[k];
+      tame = tame && box.is_tame();
+    }
+  }
+};
+
+// out[j] = l1 * distance - iou * similarity of a box and target j, for j < width. `given` are the
+// fields that the distance is between. `largest` bounds the terms where they are not tame.
+template <typename Kind, bool kTame, typename T>
+FASTLOSS_FN void box_costs(const GivenBox<T>& box, const T* __restrict fields,
+                           const T* __restrict given, int64_t width, T l1, T iou, T largest,
+                           T* __restrict out) {
+#pragma GCC ivdep
+  for (int64_t j = 0; j < width; ++j) {
+    const PairBox<T> target{fields[j],
+                            fields[width + j],
+                            fields[2 * width + j],
+                            fields[3 * width + j],
+                            fields[4 * width + j],
+                            fields[5 * width + j]};
+    const T distance =
+        (abs_(box.given[0] - given[j]) + abs_(box.given[1] - given[width + j])) +
+        (abs_(box.given[2] - given[2 * width + j]) + abs_(box.given[3] - given[3 * width + j]));
+    const T similarity = Kind::template value<kTame>(box.corners, target, T(kIoUEps));
+    if constexpr (kTame) {
+      out[j] = l1 * distance - iou * similarity;
+    } else {
+      const T poison = box.poison + fields[Targets<T>::kPoison * width + j];
+      const T cost =
+          bounded(l1 * bounded(distance, largest), largest) - bounded(iou * similarity, largest);
+      out[j] = bounded(cost, largest) + poison;
+    }
+  }
+}
+
+template <typename Kind>
+FASTLOSS_SIMD FASTLOSS_FINITE void matching_boxes(const GivenBox<float>& box, const float* fields,
+                                                  const float* given, int64_t width, float l1,
+                                                  float iou, float largest, float* out) {
+  box_costs<Kind, true>(box, fields, given, width, l1, iou, largest, out);
+}
+template <typename Kind>
+FASTLOSS_SIMD void matching_boxes(const GivenBox<double>& box, const double* fields,
+                                  const double* given, int64_t width, double l1, double iou,
+                                  double largest, double* out) {
+  box_costs<Kind, false>(box, fields, given, width, l1, iou, largest, out);
+}
+
+template <typename T>
+using BoxFunction = void (*)(const GivenBox<T>&, const T*, const T*, int64_t, T, T, T, T*);
+
+template <typename T>
+BoxFunction<T> box_function(const MatchingOptions& o) {
+  if (o.iou_weight == 0) return &matching_boxes<NoIoU>;
+  if (o.iou_kind == "iou") return &matching_boxes<PairIoU>;
+  if (o.iou_kind == "giou") return &matching_boxes<PairGIoU>;
+  if (o.iou_kind == "diou") return &matching_boxes<PairDIoU>;
+  return &matching_boxes<PairCIoU>;
+}
+
+}  // namespace fastloss::cpu

@@ -1,0 +1,54 @@
+"""Matchers."""
+
+from torch import Tensor, nn
+
+from .. import functional
+
+
+class HungarianMatcher(nn.Module):
+    """DETR's matcher: `fastloss.functional.matching_cost`, whose options these are, and
+    `linear_assignment` of a whole batch. Options are attributes that may be changed later."""
+
+    def __init__(
+        self,
+        *,
+        cls_cost: str | None = "softmax",
+        cls_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        iou_weight: float = 2.0,
+        iou_kind: str = "giou",
+        box_format: str = "xyxy",
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ):
+        super().__init__()
+        self.cls_cost = cls_cost
+        self.cls_weight = cls_weight
+        self.l1_weight = l1_weight
+        self.iou_weight = iou_weight
+        self.iou_kind = iou_kind
+        self.box_format = box_format
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def forward(
+        self,
+        logits: Tensor | None,  # (B, N, C)
+        boxes: Tensor,  # (B, N, 4)
+        labels: Tensor | None,  # (B, M), any integer dtype
+        target_boxes: Tensor,  # (B, M, 4)
+        mask: Tensor | None = None,  # (B, M) bool, False for padding
+    ) -> Tensor:
+        """(B, M) int64: the prediction of each target; -1 for padding and, where there are more
+        targets than predictions, for those left over."""
+        cost = functional.matching_cost(
+            logits, boxes, labels, target_boxes, mask, **self._options()
+        )
+        return functional.linear_assignment(cost, mask)
+
+    def _options(self) -> dict[str, str | float | None]:
+        names = ("cls_cost", "cls_weight", "l1_weight", "iou_weight", "iou_kind", "box_format")
+        return {name: getattr(self, name) for name in (*names, "alpha", "gamma")}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self._options().items())
