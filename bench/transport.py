@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 
 from bench.inputs import Inputs, Shape, Source
-from bench.workload import Workload
+from bench.workload import Upstream, Workload
 
 # Images, predictions, and columns with the background: the default boxes of SSD300, the queries of
 # DETR. 2.3M and 37M costs, 0.2M and 8M.
@@ -33,14 +33,16 @@ def _transport(case: str, rounds: int, tau: float | None, reason: str) -> Worklo
     sizes = _SSD if case == "ssd" else _DETR
     reg = 0.12 / (math.log(2 * sizes["small"][1]) + 1)  # uotod's default
     kind = "bal" if tau is None else "unb"
+    options = {"reg": reg, "num_iter": rounds, "tau_a": tau, "tau_b": tau}
     return Workload(
         name=f"sinkhorn_{kind}{rounds}.{case}",
         stem="sinkhorn",
         call="sinkhorn",
-        options={"reg": reg, "num_iter": rounds, "tau_a": tau, "tau_b": tau},
+        options=options,
         make_inputs=transports,
         sizes=sizes,
         reason=reason,
+        upstream=(Upstream("uotod", "sinkhorn", options),),
         suite="matching",
         reduces=False,
     )
