@@ -186,8 +186,7 @@ class Image {
     for (int64_t i = 0; i < padded_; i += kRows) add(i);
     update_columns();
     for (int64_t round = 0; round < options_.rounds; ++round) {
-      if (options_.tol)
-        for (int64_t t = 0; t < n; ++t) previous_[t] = log_v(t);
+      for (int64_t t = 0; options_.tol && t < n; ++t) previous_[t] = log_v(t);
       update_rows();
       update_columns();
       if (options_.tol && is_still()) break;
@@ -231,11 +230,11 @@ class Image {
     }
     const double pa = options_.power_a, pb = options_.power_b;
     for (int64_t i = 0; i < padded_; ++i) {
-      x_[i] = alpha_[i] == -kInfinity ? T(0) : T(1);
+      x_[i] = 1;
       scale_x_[i] = scale(alpha_[i], log_a_[i], pa);
     }
     for (int64_t t = 0; t < columns_; ++t) {
-      y_[t] = beta_[t] == -kInfinity ? T(0) : T(1);
+      y_[t] = 1;
       scale_y_[t] = scale(beta_[t], log_b_[t], pb);
     }
   }

@@ -94,14 +94,15 @@ def test_images_do_not_influence_one_another():
     assert plan[0].isnan().all() and torch.equal(plan[1], together[1])
 
 
-def test_what_has_no_mass_never_matters():
+@pytest.mark.parametrize("reg", (0.02, 1e-4))
+def test_what_has_no_mass_never_matters(reg):
     cost, a, b = costs(3, 30, 9)
     a[0, 4] = 0
-    expected = F.sinkhorn(cost, a, b, reg=0.02, return_potentials=True)
+    expected = F.sinkhorn(cost, a, b, reg=reg, return_potentials=True)
     unused = ~((a > 0)[:, :, None] & (b > 0)[:, None])
     assert unused[1].any() and not expected[0][unused].any()
     for value in (torch.nan, -torch.inf, torch.inf, -1e30):
-        other = F.sinkhorn(cost.masked_fill(unused, value), a, b, reg=0.02, return_potentials=True)
+        other = F.sinkhorn(cost.masked_fill(unused, value), a, b, reg=reg, return_potentials=True)
         assert all(torch.equal(x, y) for x, y in zip(other, expected))
 
 
@@ -124,6 +125,19 @@ def test_stops_after_the_round_that_moved_least(taus):
         assert any(torch.equal(stopped[image], after(r)[0][image]) for r in rounds)
     forever = F.sinkhorn(cost, a, b, num_iter=7, tol=0, **options)
     assert torch.equal(forever, after(7)[0])
+
+
+def test_a_column_that_nothing_reaches_does_not_keep_an_image_from_stopping():
+    g = torch.Generator().manual_seed(0)
+    cost, a, b = torch.rand(1, 60, 5, generator=g), torch.ones(1, 60) / 60, torch.ones(1, 5) / 4
+    cost[:, :, 2] = torch.inf
+    after = {
+        i: F.sinkhorn(cost, a, b, reg=0.1, num_iter=i, return_potentials=True) for i in range(1, 7)
+    }
+    moves = {i: (after[i][2] - after[i - 1][2]).nan_to_num().abs().max() for i in range(2, 7)}
+    assert moves[4] > 0.0014 > moves[5]
+    stopped = F.sinkhorn(cost, a, b, reg=0.1, num_iter=500, tol=0.014)
+    assert torch.equal(stopped, after[5][0])
 
 
 @pytest.mark.parametrize("taus", TAUS[:2] + TAUS[3:4], ids=str)
