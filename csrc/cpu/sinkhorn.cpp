@@ -23,15 +23,15 @@ constexpr int64_t kLanes = 16;  // sums of a column
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // Elements of the matrix below kNothing are 0: times factors of ordinary size they stay normal
 // numbers (denormal ones cost a hundred cycles), and what is lost with them is below a rounding
-// error of the sums while factors are at most kLargest and sums at least kSmallest.
+// error of the sums while factors are at most kLargest and sums at least kSmallest. With sums of at
+// most 1 / kSmallest no factor vanishes, and no element is beyond what exp_ holds.
 constexpr double kNothing = -62.4;  // of its logarithm: 2^-90
 constexpr double kLargest = 0x1p20, kSmallest = 0x1p-40;
 
-// out_i = exp(alpha_i + beta - cost_i * inverse).
+// out_i = exp(alpha_i + beta - cost_i * inverse), 0 where the logarithm is not above `lowest`.
 template <typename T>
 FASTLOSS_SIMD void kernel_of(const T* __restrict cost, const double* __restrict alpha, double beta,
-                             double inverse, T* __restrict out) {
-  constexpr T lowest = sizeof(T) == 4 ? T(kNothing) : T(-700);
+                             double inverse, T lowest, T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < kRows; ++i) {
     const T x = static_cast<T>((alpha[i] + beta) - static_cast<double>(cost[i]) * inverse);
@@ -64,7 +64,8 @@ FASTLOSS_SIMD T factors_of(const T* __restrict sum, const T* __restrict scale, T
 #pragma omp simd reduction(+ : bad)
   for (int64_t i = 0; i < count; ++i) {
     const T least = scale[i] == T(0) ? T(0) : T(kSmallest);
-    bad += (sum[i] >= least) & (x[i] <= T(kLargest)) ? T(0) : T(1);
+    const bool good = (sum[i] >= least) & (sum[i] <= T(1 / kSmallest)) & (x[i] <= T(kLargest));
+    bad += good ? T(0) : T(1);
   }
   return bad;
 }
@@ -181,6 +182,7 @@ class Image {
     for (int64_t t = 0; t < n; ++t)
       beta_[t] = beta_[t] == kInfinity ? -kInfinity : beta_[t] / options_.reg;
     absorb();
+    fell_back_ = false;
     // v of u = 1
     clear_sums();
     for (int64_t i = 0; i < padded_; i += kRows) add(i);
@@ -191,6 +193,7 @@ class Image {
       update_columns();
       if (options_.tol && is_still()) break;
     }
+    if (fell_back_) settle();
   }
 
   // Writes the plan (rows, width) and the potentials.
@@ -216,8 +219,8 @@ class Image {
   double log_u(int64_t i) const { return alpha_[i] + std::log(double(x_[i])); }
   double log_v(int64_t t) const { return beta_[t] + std::log(double(y_[t])); }
 
-  // The matrix of the potentials alpha and beta, x = y = 1, and the scales that go with them.
-  void absorb() {
+  // The matrix of the potentials alpha and beta, 0 below `lowest`, and x = y = 1.
+  void tabulate(double lowest) {
     const double inverse = 1 / options_.reg;
     for (int64_t i = 0; i < padded_; i += kRows) {
       const int64_t count = std::min(kRows, rows_ - i);
@@ -225,18 +228,26 @@ class Image {
         for (int64_t t = 0; t < columns_; ++t)
           tile_[t * kRows + k] = k < count ? cost_[(i + k) * width_ + used_[t]] : T(0);
       for (int64_t t = 0; t < columns_; ++t)
-        kernel_of(tile_.get() + t * kRows, alpha_.get() + i, beta_[t], inverse,
+        kernel_of(tile_.get() + t * kRows, alpha_.get() + i, beta_[t], inverse, T(lowest),
                   block(i) + t * kRows);
     }
+    std::fill_n(x_.get(), padded_, T(1));
+    std::fill_n(y_.get(), columns_, T(1));
+  }
+  // The matrix for the rounds to come, and the scales that go with alpha and beta.
+  void absorb() {
+    tabulate(sizeof(T) == 4 ? kNothing : -700);
     const double pa = options_.power_a, pb = options_.power_b;
-    for (int64_t i = 0; i < padded_; ++i) {
-      x_[i] = 1;
-      scale_x_[i] = scale(alpha_[i], log_a_[i], pa);
-    }
-    for (int64_t t = 0; t < columns_; ++t) {
-      y_[t] = 1;
-      scale_y_[t] = scale(beta_[t], log_b_[t], pb);
-    }
+    for (int64_t i = 0; i < padded_; ++i) scale_x_[i] = scale(alpha_[i], log_a_[i], pa);
+    for (int64_t t = 0; t < columns_; ++t) scale_y_[t] = scale(beta_[t], log_b_[t], pb);
+    fell_back_ = true;
+  }
+  // The matrix of the last potentials: the plan itself. One that was made of potentials with the
+  // masses in them lacks elements that are small beside 1, and not beside the masses.
+  void settle() {
+    for (int64_t i = 0; i < rows_; ++i) alpha_[i] = log_u(i);
+    for (int64_t t = 0; t < columns_; ++t) beta_[t] = log_v(t);
+    tabulate(std::log(double(tiny<T>())));
   }
   // What sum^-power is multiplied by: exp(power log mass - (1 - power) shift), or out of range.
   static T scale(double shift, double log_mass, double power) {
@@ -309,6 +320,7 @@ class Image {
 
   Options options_;
   int64_t rows_, width_, padded_, columns_ = 0;
+  bool fell_back_ = false;  // on logarithms, in this image
   const T* cost_ = nullptr;
   std::vector<int64_t> used_;  // the columns that have mass
   Workspace<T> matrix_, tile_;

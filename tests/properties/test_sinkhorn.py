@@ -60,6 +60,35 @@ def test_equals_logarithms_for_any_regularisation(reg, taus, dtype):
                     assert ((x - y).abs() <= 64 * torch.finfo(dtype).eps * bound).all()
 
 
+@pytest.mark.parametrize("reg", (0.01, 0.1, 1.0))
+@pytest.mark.parametrize("scale", (1e-30, 1e-15, 1.0, 1e15, 1e30))
+def test_masses_over_many_orders_of_magnitude(scale, reg):
+    """Also the least have their share, to the last digits; masses and plan scale together."""
+    cost, a, b = costs(5, 40, 6)
+    b = b.clamp(min=0.01)
+    a = a * torch.logspace(-15, 0, 40) if scale >= 1 else a
+    plan, f, g = F.sinkhorn(cost, a * scale, b * scale, reg=reg, return_potentials=True)
+    for image in range(2):
+        inputs = cost[image], a[image] * scale, b[image] * scale
+        expected = solve(*inputs, reg, 20, None, None)
+        for sums in (lambda x: x.double().sum(0), lambda x: x.double().sum(1)):
+            torch.testing.assert_close(sums(plan[image]), sums(expected[0]), rtol=2e-5, atol=0)
+        assert (f[image] - expected[1]).abs().max() < 1e-4 * max(reg, 0.1)
+        assert (g[image] - expected[2]).abs().max() < 1e-4 * max(reg, 0.1)
+
+
+@pytest.mark.parametrize("cost", (-88.0, -85.0, 80.0))
+def test_unbalanced_plans_at_the_ends_of_float(cost):
+    """Next to no weight on the masses: u and v stay near 1, and the plan near exp(-cost / reg)."""
+    costs = torch.full((1, 300, 4), cost)
+    options = {"reg": 1.0, "num_iter": 5, "tau_a": 1e-3, "tau_b": 1e-3}
+    masses = torch.full((1, 300), 1 / 300), torch.full((1, 4), 0.25)
+    found = F.sinkhorn(costs, *masses, return_potentials=True, **options)
+    expected = solve(costs[0], masses[0][0], masses[1][0], *options.values())
+    for x, y in zip(found, expected):
+        torch.testing.assert_close(x[0].double(), y, rtol=1e-5, atol=1e-6 * (y.dim() == 1))
+
+
 def test_equals_exponentials_where_they_do_not_underflow():
     """uotod's formulas, in float64."""
     cost, a, b = costs(0, 40, 6, torch.float64)
