@@ -32,8 +32,9 @@ def sinkhorn(
 
     :math:`P_{ij} = u_i e^{-cost_{ij} / reg} v_j` after `num_iter` rounds that fit v to the masses b
     and u to the masses a, from u = 1, and one more update of v. The images of a batch do not
-    influence one another. Finite for any regularisation: where exponentials would underflow the
-    kernels go on in logarithms. Definition, edge rules, sources: `fastloss/reference/sinkhorn.py`.
+    influence one another. Where exponentials would underflow the kernels go on in logarithms: the
+    plan is finite for any regularisation as long as cost / reg, in float64, keeps digits after the
+    point. Definition, edge rules, sources: `fastloss/reference/sinkhorn.py`.
 
     Args:
         cost: (B, N, M), floating point. +inf forbids a pair.
@@ -78,6 +79,7 @@ def transport_cost(
     .. math:: \sum_i a_i \varphi_a(f_i) + \sum_j b_j \varphi_b(g_j) - reg \sum_{ij} P_{ij},
 
     where :math:`\varphi(f) = f` on a balanced side and :math:`\tau (1 - e^{-f / \tau})` on another.
+    A mass that reaches nothing, f = -inf, has 0 in place of it on a balanced side, tau on another.
     At convergence it is the least :math:`\sum P \, cost + reg \sum P (\log P - 1)`, plus what the
     unbalanced sides pay. Its gradient is the plan, for any number of rounds: at the optimum the
     potentials need no derivative.
@@ -96,15 +98,19 @@ def transport_cost(
     plan, f, g = _solve(cost, a, b, reg, num_iter, tau_a, tau_b, tol)
     dtype = plan.dtype if plan.dtype == torch.float64 else torch.float32
     plan = plan.to(dtype)
-    moved = (plan * torch.where(plan > 0, cost, 0)).sum((1, 2))
+    moved = (plan * torch.where(plan == 0, 0, cost)).sum((1, 2))  # of NaN the gradient is NaN
     value = _dual(a, f.to(dtype), tau_a) + _dual(b, g.to(dtype), tau_b) - reg * plan.sum((1, 2))
     return (value + (moved - moved.detach())).to(cost.dtype)
 
 
 def _dual(mass: Tensor, potential: Tensor, tau: float | None) -> Tensor:
-    """The part of the dual objective of one side; what has no mass has no part in it."""
-    potential = potential.masked_fill(potential == -torch.inf, 0)
-    value = potential if tau is None else -tau * torch.expm1(-potential / tau)
+    """The part of the dual objective of one side. What has no mass or reaches nothing has no part
+    in it, but leaving a mass out costs an unbalanced side tau times that mass."""
+    lost = potential == -torch.inf
+    if tau is None:
+        value = potential.masked_fill(lost, 0)
+    else:
+        value = (-tau * torch.expm1(-potential / tau)).masked_fill(lost, tau)
     return (mass.detach().to(potential.dtype) * value).sum(1)
 
 

@@ -6,7 +6,8 @@ The plan P_ij = u_i K_ij v_j, K = exp(-cost / reg), after `num_iter` rounds from
 
 and one more update of v. An exponent is 1 where its tau is None: the masses of that side are kept
 (balanced). Otherwise leaving them costs tau times the Kullback-Leibler divergence from them
-(unbalanced). In logarithms and in float64, whatever the dtype: no regularisation is too small.
+(unbalanced). In logarithms and in float64, whatever the dtype, so that no regularisation is too
+small while cost / reg keeps digits after the point.
 
 With `tol` an image stops after the round whose v differs from the one before by at most tol in
 every logarithm. Rows and columns of mass 0, and those that +inf separates from all others, have

@@ -187,3 +187,24 @@ def test_cost_of_transport_is_the_least_and_its_gradient_the_plan(taus):
             primal = primal + tau * (sums * (sums / mass).log() - sums + mass).sum()
     torch.testing.assert_close(value.sum(), primal, rtol=1e-9, atol=1e-12)
     assert torch.autograd.gradcheck(lambda x: F.transport_cost(x, a, b, **options), (cost,))
+
+
+def test_a_mass_that_reaches_nothing_is_paid_for():
+    """As the mass of a row whose costs are so high that its plan is next to nothing."""
+    cost, a, b = costs(6, 9, 3, torch.float64)
+    b = b.clamp(min=0.05)
+    values = []
+    for high in (500.0, math.inf):
+        cost[0, 2] = high
+        cost[1, :, 1] = high
+        options = {"reg": 0.1, "num_iter": 2000, "tau_a": 1.0, "tau_b": 0.5}
+        values.append(F.transport_cost(cost, a, b, **options))
+    torch.testing.assert_close(values[1], values[0], rtol=1e-9, atol=0)
+
+
+def test_the_gradient_of_a_bad_image_is_nan():
+    cost, a, b = costs(7, 9, 3)
+    a[1, 0] = -1.0
+    cost.requires_grad_()
+    F.transport_cost(cost, a, b, reg=0.1).sum().backward()
+    assert cost.grad[0].isfinite().all() and cost.grad[1].isnan().all()
