@@ -23,10 +23,10 @@ constexpr int64_t kLanes = 16;  // sums of a column
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // Elements of the matrix below kNothing are 0: times factors of ordinary size they stay normal
 // numbers (denormal ones cost a hundred cycles), and what is lost with them is below a rounding
-// error of the sums while factors are at most kLargest and sums at least kSmallest. With sums of at
-// most 1 / kSmallest no factor vanishes, and no element is beyond what exp_ holds.
+// error of the sums while factors are at most kLargest and sums at least kSmallest. Sums of at
+// most kGreatest do not overflow, nor is an element in them beyond what exp_ holds.
 constexpr double kNothing = -62.4;  // of its logarithm: 2^-90
-constexpr double kLargest = 0x1p20, kSmallest = 0x1p-40;
+constexpr double kLargest = 0x1p20, kSmallest = 0x1p-40, kGreatest = 0x1p100;
 
 // out_i = exp(alpha_i + beta - cost_i * inverse), 0 where the logarithm is not above `lowest`.
 template <typename T>
@@ -64,7 +64,9 @@ FASTLOSS_SIMD T factors_of(const T* __restrict sum, const T* __restrict scale, T
 #pragma omp simd reduction(+ : bad)
   for (int64_t i = 0; i < count; ++i) {
     const T least = scale[i] == T(0) ? T(0) : T(kSmallest);
-    const bool good = (sum[i] >= least) & (sum[i] <= T(1 / kSmallest)) & (x[i] <= T(kLargest));
+    const T vanishing = scale[i] == T(0) ? T(0) : tiny<T>();
+    const bool good =
+        (sum[i] >= least) & (sum[i] <= T(kGreatest)) & (x[i] >= vanishing) & (x[i] <= T(kLargest));
     bad += good ? T(0) : T(1);
   }
   return bad;
@@ -253,8 +255,8 @@ class Image {
   static T scale(double shift, double log_mass, double power) {
     if (shift == -kInfinity) return 0;
     const double value = std::exp(power * log_mass - (1 - power) * shift);
-    return value > 0x1p-80 && value < 0x1p80 ? static_cast<T>(value)
-                                             : std::numeric_limits<T>::infinity();
+    return value > tiny<T>() && value < 0x1p80 ? static_cast<T>(value)
+                                               : std::numeric_limits<T>::infinity();
   }
 
   void clear_sums() { std::fill_n(sums_.get(), kLanes * columns_, T(0)); }
