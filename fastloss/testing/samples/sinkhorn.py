@@ -72,6 +72,12 @@ def samples() -> Iterator[Sample]:
     yield _sample("sinkhorn-rounds", problem(g, 1, 520, 127), "large", reg=0.05, num_iter=2)
     stops = {"reg": 0.2, "tol": 0.5, "num_iter": 5, "tau_b": 0.5}
     yield _sample("sinkhorn-rounds-stop", problem(g, 1, 520, 127), "large", **stops)
+    # Even where u and v of the start are close enough to be still, there is one round.
+    first = {"reg": 0.2, "tol": 100.0, "num_iter": 2}
+    shapes = {"first": (2, 5, 15), "rounds-first": (1, 520, 127)}  # no columns beside them
+    for name, shape in shapes.items():
+        cost, a, b = problem(g, *shape)
+        yield _sample(f"sinkhorn-{name}", (cost, a, b.clamp(min=0.01)), "large", **first)
     few = {"reg": 0.1, "num_iter": 3}
     yield _sample("sinkhorn-one", problem(g, 1, 1, 1), "edge", **few)
     cost, a, b = problem(g, 4, 6, 3)
