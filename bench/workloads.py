@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bench import box_sets, inputs, matching, segmentation
+from bench import box_sets, inputs, matching, segmentation, transport
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -190,6 +190,7 @@ _ALL = (
     _pairs("diou", "ssd", "fb", "DIoU: adds the centre distance"),
     _pairs("ciou", "ssd", "fb", "CIoU: an arctangent per box, an aspect term per pair"),
     *matching.WORKLOADS,
+    *transport.WORKLOADS,
     *segmentation.WORKLOADS,
 )
 

@@ -19,6 +19,7 @@ from .ops.sigmoid_focal import (
     sigmoid_focal_loss,
     varifocal_loss,
 )
+from .ops.sinkhorn import sinkhorn, transport_cost
 
 __all__ = [
     "binary_cross_entropy",
@@ -40,5 +41,7 @@ __all__ = [
     "regression_loss",
     "segmentation_loss",
     "sigmoid_focal_loss",
+    "sinkhorn",
+    "transport_cost",
     "varifocal_loss",
 ]

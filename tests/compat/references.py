@@ -153,6 +153,34 @@ def smp() -> types.SimpleNamespace:
     return types.SimpleNamespace(**public, _functional=functional)
 
 
+@functools.cache
+def uotod() -> types.SimpleNamespace:
+    """uotod 0.3.post2: its subpackages `loss`, `match` and `utils`; `sinkhorn`, which both of its
+    Sinkhorn matchers run, with the arguments of fastloss's."""
+    _locate("uotod", "0.3.post2")
+    sys.modules.setdefault("uotod.sample", types.ModuleType("uotod.sample"))  # lacks its pictures
+    parts = {name: importlib.import_module(f"uotod.{name}") for name in ("loss", "match", "utils")}
+    return types.SimpleNamespace(**parts, sinkhorn=functools.partial(_sinkhorn, parts["match"]))
+
+
+def _sinkhorn(
+    match: types.ModuleType,
+    cost: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *,
+    reg: float,
+    num_iter: int,
+    tau_a: float | None = None,
+    tau_b: float | None = None,
+) -> torch.Tensor:
+    if tau_a is None and tau_b is None:
+        matcher = match.BalancedSinkhorn(loc_match_module=torch.nn.L1Loss(reduction="none"))
+        return matcher._sinkhorn_python(a, b, cost, reg, num_iter)
+    matcher = match.UnbalancedSinkhorn(loc_match_module=torch.nn.L1Loss(reduction="none"))
+    return matcher._sinkhorn_python(a, b, cost, reg, num_iter, tau_a, tau_b)
+
+
 def _mmcv_sigmoid_focal_loss(logits, labels, gamma, alpha, weight, reduction):
     """mmcv's operator is a CUDA kernel; mmdet's own PyTorch version has the same values.
 

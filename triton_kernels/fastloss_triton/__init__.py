@@ -20,4 +20,5 @@ from . import (  # noqa: F401
     segmentation_loss,
     segmentation_table,
     sigmoid_focal,
+    sinkhorn,
 )
