@@ -21,7 +21,7 @@ from ._common import bits, kernel
 WHOLE = 1 << 16  # costs of an image
 ROWS = 128  # of a program where an image has several
 TILE = 256  # costs that a warp holds at a time: 8 a lane, with their terms in float64
-WARPS = 8  # of the one program of an image
+WARPS = 8  # of a program
 INFINITY = tl.constexpr(float("inf"))
 
 
@@ -253,7 +253,8 @@ def forward(
             )  # fmt: skip
             return plan, u, v
         chunks = triton.cdiv(rows, ROWS)
-        options |= {"ROWS": ROWS, "TALL": tall(common.NUM_WARPS)}
+        # Half as many costs a warp as above: the registers hold what the chunks are merged from too.
+        options |= {"ROWS": ROWS, "TALL": tall(WARPS // 2), "num_warps": WARPS}
         sums = f.new_empty(2, 2, images, chunks, columns)  # before and after a round
         log_v = f.new_empty(2, *b.shape)
         for round in range(num_iter + 1):

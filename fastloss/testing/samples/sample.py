@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_map
 class Sample:
     """`function(**inputs, **options)`, inputs in float64 on the CPU until `cast`.
 
-    Every floating tensor in `inputs` is differentiable unless named in `constant`. Tags: "small"
-    (cheap to run often), "smooth" (finite differences hold), "edge" (degenerate values), "large"
-    (beyond one block of any kernel), "chosen" (by an op without a gradient; torch differentiates).
-    "host" (by an op that runs on the CPU wherever its tensors are). Where the op has no gradient
-    at all, `constant` names every floating input.
+    Every floating tensor in `inputs` is differentiable unless named in `constant`, which names all
+    of them where the op has no gradient. Tags: "small" (cheap to run often), "smooth" (finite
+    differences hold), "edge" (degenerate values), "large" (beyond one block of any kernel), "apart"
+    (large, for kernels that no other sample reaches), "chosen" (by an op without a gradient; torch
+    differentiates), "host" (by an op that runs on the CPU wherever its tensors are).
     `scale` is the magnitude of results that may cancel to 0.
     """
 

@@ -69,9 +69,9 @@ def samples() -> Iterator[Sample]:
         yield _sample(f"transport-{kind}", problem(g, 2, 5, 3), "small chosen", **KINDS[kind])
     yield _sample("sinkhorn-wide", problem(g, 1, 40, 300), "large", reg=0.05, num_iter=3)
     # Beyond what one program of a GPU goes through.
-    yield _sample("sinkhorn-rounds", problem(g, 1, 520, 127), "large", reg=0.05, num_iter=2)
+    yield _sample("sinkhorn-rounds", problem(g, 1, 520, 127), "large apart", reg=0.05, num_iter=2)
     stops = {"reg": 0.2, "tol": 0.5, "num_iter": 5, "tau_b": 0.5}
-    yield _sample("sinkhorn-rounds-stop", problem(g, 1, 520, 127), "large", **stops)
+    yield _sample("sinkhorn-rounds-stop", problem(g, 1, 520, 127), "large apart", **stops)
     # Even where u and v of the start are close enough to be still, there is one round.
     first = {"reg": 0.2, "tol": 100.0, "num_iter": 2}
     shapes = {"first": (2, 5, 15), "rounds-first": (1, 520, 127)}  # no columns beside them
