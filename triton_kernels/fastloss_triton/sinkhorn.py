@@ -253,7 +253,7 @@ def forward(
             )  # fmt: skip
             return plan, u, v
         chunks = triton.cdiv(rows, ROWS)
-        # Half as many costs a warp as above: the registers hold what the chunks are merged from too.
+        # Half as many costs a warp: the registers hold what chunks are merged from too.
         options |= {"ROWS": ROWS, "TALL": tall(WARPS // 2), "num_warps": WARPS}
         sums = f.new_empty(2, 2, images, chunks, columns)  # before and after a round
         log_v = f.new_empty(2, *b.shape)
