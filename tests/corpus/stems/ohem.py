@@ -16,11 +16,14 @@ from .segmentation_table import VALUES, images, labels, refused
 
 
 def _is_clear(x: Tensor, target: Tensor, options: dict[str, object]) -> bool:
-    """Whether the same pixels are kept in every precision: none is nearly at the threshold."""
+    """Whether the same pixels are kept in every precision and order of a sum: none is nearly at the
+    threshold, and those that are at it have the same logits."""
     p = ohem_pixels.forward(x.double(), target, options["ignore_index"])
     rank = min(options["min_kept"], 2**40) * (len(x) if options["rule"] == "mmseg" else 1)
     t = ohem_threshold.forward(p, rank, options["thresh"], options["rule"])
-    return not bool((((p[0] - t).abs() < 1e-5) & (p[0] != t)).any())
+    near = (p[0] - t).abs() < 1e-5  # (N, *)
+    logits = x.movedim(1, -1)[near]
+    return not bool((near & (p[0] != t)).any()) and bool((logits == logits[:1]).all())
 
 
 @st.composite
@@ -43,7 +46,7 @@ def _cases(draw: st.DrawFn) -> Case:
         inputs["class_weight"] = draw(layouts)(weight.to(inputs["logits"].dtype))
     bad = refused(inputs["target"], shape[1], options["ignore_index"])
     clear = bad or _is_clear(inputs["logits"], inputs["target"], options)
-    sample = Sample("ohem_cross_entropy", F.ohem_cross_entropy, inputs, options, scale=0.1)
+    sample = Sample("ohem_cross_entropy", F.ohem_cross_entropy, inputs, options, scale=1.0)
     return Case(sample, draw(layouts), how_alike(is_wild) if clear else "nothing", bad)
 
 
