@@ -180,11 +180,11 @@ class Image {
 
   void solve() {
     const int64_t n = columns_;
+    fell_back_ = false;
     for (int64_t i = 0; i < padded_; ++i) alpha_[i] = log_a_[i] == -kInfinity ? -kInfinity : 0;
     for (int64_t t = 0; t < n; ++t)
       beta_[t] = beta_[t] == kInfinity ? -kInfinity : beta_[t] / options_.reg;
     absorb();
-    fell_back_ = false;
     // v of u = 1
     clear_sums();
     for (int64_t i = 0; i < padded_; i += kRows) add(i);
@@ -242,7 +242,6 @@ class Image {
     const double pa = options_.power_a, pb = options_.power_b;
     for (int64_t i = 0; i < padded_; ++i) scale_x_[i] = scale(alpha_[i], log_a_[i], pa);
     for (int64_t t = 0; t < columns_; ++t) scale_y_[t] = scale(beta_[t], log_b_[t], pb);
-    fell_back_ = true;
   }
   // The matrix of the last potentials: the plan itself. One that was made of potentials with the
   // masses in them lacks elements that are small beside 1, and not beside the masses.
@@ -277,6 +276,7 @@ class Image {
     }
   }
   void update_rows_in_logarithms() {
+    fell_back_ = true;
     for (int64_t t = 0; t < columns_; ++t) beta_[t] = log_v(t);
     for (int64_t i = 0; i < rows_; ++i) {
       LogSum sum;
@@ -301,6 +301,7 @@ class Image {
                       : factors_of<false>(total_.get(), scale_y_.get(), T(options_.power_b),
                                           columns_, y_.get());
     if (bad == 0) return;
+    fell_back_ = true;
     for (int64_t i = 0; i < rows_; ++i) alpha_[i] = log_u(i);
     std::vector<LogSum> sums(columns_);
     for (int64_t i = 0; i < rows_; ++i)

@@ -5,19 +5,27 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class FunctionalLoss(nn.Module):
-    """Calls `function(input, target, **options, weight=, reduction=, avg_factor=)`.
-
-    Subclasses name their options in `__init__`; each is an attribute that may be changed later.
-    """
-
-    function: Any
+class WithOptions(nn.Module):
+    """Subclasses name their options in `__init__`; each is an attribute that may be changed
+    later."""
 
     def __init__(self, **options: Any):
         super().__init__()
         self._names = tuple(options)
         for name, value in options.items():
             setattr(self, name, value)
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self._options().items())
+
+
+class FunctionalLoss(WithOptions):
+    """Calls `function(input, target, **options, weight=, reduction=, avg_factor=)`."""
+
+    function: Any
 
     def forward(
         self,
@@ -26,8 +34,5 @@ class FunctionalLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: float | Tensor | None = None,
     ) -> Tensor:
-        options = {name: getattr(self, name) for name in self._names}
-        return type(self).function(input, target, weight=weight, avg_factor=avg_factor, **options)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._names)
+        function = type(self).function
+        return function(input, target, weight=weight, avg_factor=avg_factor, **self._options())

@@ -1,11 +1,12 @@
 """Matchers."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import functional
+from ._module import WithOptions
 
 
-class HungarianMatcher(nn.Module):
+class HungarianMatcher(WithOptions):
     """DETR's matcher: `fastloss.functional.matching_cost`, whose options these are, and
     `linear_assignment` of a whole batch. Options are attributes that may be changed later."""
 
@@ -21,15 +22,16 @@ class HungarianMatcher(nn.Module):
         alpha: float = 0.25,
         gamma: float = 2.0,
     ):
-        super().__init__()
-        self.cls_cost = cls_cost
-        self.cls_weight = cls_weight
-        self.l1_weight = l1_weight
-        self.iou_weight = iou_weight
-        self.iou_kind = iou_kind
-        self.box_format = box_format
-        self.alpha = alpha
-        self.gamma = gamma
+        super().__init__(
+            cls_cost=cls_cost,
+            cls_weight=cls_weight,
+            l1_weight=l1_weight,
+            iou_weight=iou_weight,
+            iou_kind=iou_kind,
+            box_format=box_format,
+            alpha=alpha,
+            gamma=gamma,
+        )
 
     def forward(
         self,
@@ -45,10 +47,3 @@ class HungarianMatcher(nn.Module):
             logits, boxes, labels, target_boxes, mask, **self._options()
         )
         return functional.linear_assignment(cost, mask)
-
-    def _options(self) -> dict[str, str | float | None]:
-        names = ("cls_cost", "cls_weight", "l1_weight", "iou_weight", "iou_kind", "box_format")
-        return {name: getattr(self, name) for name in (*names, "alpha", "gamma")}
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self._options().items())

@@ -15,9 +15,7 @@ class _PixelLoss(FunctionalLoss):
     """A loss whose function takes logits and target alone."""
 
     def forward(self, input: Tensor, target: Tensor) -> Any:
-        return type(self).function(
-            input, target, **{name: getattr(self, name) for name in self._names}
-        )
+        return type(self).function(input, target, **self._options())
 
 
 class CrossEntropyLoss(_PixelLoss):
@@ -113,7 +111,7 @@ class _TermLoss(FunctionalLoss):
     shared: ClassVar[tuple[str, ...]] = ("mode", "ignore_index", "from_logits", "group")
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        options = {name: getattr(self, name) for name in self._names}
+        options = self._options()
         shared = {name: options.pop(name) for name in self.shared if name in options}
         return functional.segmentation_loss(input, target, terms={self.term: options}, **shared)[0]
 
