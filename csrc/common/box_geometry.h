@@ -147,16 +147,22 @@ struct Log {
   }
 };
 
+// union_eps as a floor of the union, which 0 is not: inverted boxes have a negative one.
+template <typename T>
+FASTLOSS_FN T union_floor(const BoxPair<T>& b, const BoxParams<T>& o) {
+  return o.union_eps > T(0) ? b.as_area(o.union_eps) : Overlap<T>::no_floor;
+}
+
 // mode(max(iou, eps)), union floored at union_eps
 template <typename Mode>
 struct IoU {
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
-    return Mode::value(max_(Overlap<T>(b, b.as_area(o.union_eps), T(0)).iou, o.eps));
+    return Mode::value(max_(Overlap<T>(b, union_floor(b, o), T(0)).iou, o.eps));
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, b.as_area(o.union_eps), T(0));
+    const Overlap<T> overlap(b, union_floor(b, o), T(0));
     PairGradient<T> g{};
     const T slope = overlap.iou >= o.eps ? Mode::derivative(max_(overlap.iou, o.eps)) : T(0);
     overlap.backward(b, slope, T(0), g);
@@ -168,13 +174,13 @@ struct IoU {
 struct GIoU {
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, b.as_area(o.union_eps), T(0));
+    const Overlap<T> overlap(b, union_floor(b, o), T(0));
     const T hull = max_(max_(b.x.hull(), T(0)) * max_(b.y.hull(), T(0)), b.as_area(o.eps));
     return T(1) - overlap.iou + (hull - overlap.union_) * inverse_or_zero(hull);
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
-    const Overlap<T> overlap(b, b.as_area(o.union_eps), T(0));
+    const Overlap<T> overlap(b, union_floor(b, o), T(0));
     const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
     const T area = hw * hh, floor = b.as_area(o.eps);
     const T inverse = inverse_or_zero(max_(area, floor));

@@ -33,6 +33,13 @@ FASTLOSS_FN T inverse(T x) {
   return abs_(x) < tiny<T>() ? T(0) : T(1) / x;
 }
 
+// eps as a floor of the union, which 0 is not: inverted boxes have a negative one.
+template <bool kTame, typename T>
+FASTLOSS_FN T union_floor(T eps) {
+  if constexpr (kTame) return eps;
+  return eps > T(0) ? eps : -std::numeric_limits<T>::infinity();
+}
+
 // Extents of a pair: `overlap` is negative where the boxes are disjoint, `inter` and `hull` are
 // not.
 template <typename T>
@@ -68,18 +75,19 @@ FASTLOSS_FN void overlap_slopes(const Extents<T>& e, T inter, T area, Slopes<T>&
 struct PairIoU {
   static constexpr bool hull = false, shift = false, angle = false;
 
-  // I / max(U, eps)
+  // I / max(U, eps); in both kinds eps = 0 is no floor of the union
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T eps) {
     const Extents<T> e(a, b);
-    return e.inter * inverse<kTame>(max_(e.raw_union, eps));
+    return e.inter * inverse<kTame>(max_(e.raw_union, union_floor<kTame>(eps)));
   }
   template <bool kTame, typename T>
   static FASTLOSS_FN Slopes<T> slopes(const PairBox<T>& a, const PairBox<T>& b, T g, T eps) {
     const Extents<T> e(a, b);
-    const T over_union = inverse<kTame>(max_(e.raw_union, eps));
+    const T floor = union_floor<kTame>(eps);
+    const T over_union = inverse<kTame>(max_(e.raw_union, floor));
     const T g_union = g * over_union;
-    const T area = e.raw_union >= eps ? -g_union * (e.inter * over_union) : T(0);
+    const T area = e.raw_union >= floor ? -g_union * (e.inter * over_union) : T(0);
     Slopes<T> s{};
     overlap_slopes(e, g_union - area, area, s);
     return s;
@@ -93,17 +101,18 @@ struct PairGIoU {
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T eps) {
     const Extents<T> e(a, b);
-    const T u = max_(e.raw_union, eps), h = max_(e.hull_w * e.hull_h, eps);
+    const T u = max_(e.raw_union, union_floor<kTame>(eps)), h = max_(e.hull_w * e.hull_h, eps);
     if constexpr (kTame) return (e.inter * h + u * u) / (u * h) - T(1);
     return e.inter * inverse<kTame>(u) - (h - u) * inverse<kTame>(h);
   }
   template <bool kTame, typename T>
   static FASTLOSS_FN Slopes<T> slopes(const PairBox<T>& a, const PairBox<T>& b, T g, T eps) {
     const Extents<T> e(a, b);
-    const T hull = e.hull_w * e.hull_h, u = max_(e.raw_union, eps);
+    const T floor = union_floor<kTame>(eps);
+    const T hull = e.hull_w * e.hull_h, u = max_(e.raw_union, floor);
     const T over_union = inverse<kTame>(u), over_hull = inverse<kTame>(max_(hull, eps));
     const T g_union = g * over_union, g_hull = g * over_hull;
-    const T area = e.raw_union >= eps ? g_hull - g_union * (e.inter * over_union) : T(0);
+    const T area = e.raw_union >= floor ? g_hull - g_union * (e.inter * over_union) : T(0);
     const T hull_slope = hull >= eps ? -g_hull * (u * over_hull) : T(0);
     Slopes<T> s{};
     overlap_slopes(e, g_union - area, area, s);

@@ -53,8 +53,8 @@ def box_loss(
         mode: "linear", "square" or "log", for kind "iou" only.
         eps: Floor of IoU, hull area and, for siou, hull extents; added to c^2, heights, siou's
             offsets and bounded_iou's denominators, >= 0.
-        union_eps: Floor of the union (iou, giou) or what is added to it (diou, ciou, eiou, siou);
-            eps if None.
+        union_eps: Floor of the union (iou, giou; 0: none) or what is added to it (diou, ciou, eiou,
+            siou); eps if None.
         smooth_point: Where eiou turns from square to linear, > 0.
         neg_gamma: For siou: the distance cost grows with the distance, as in its paper; False has
             the sign of mmdet's default.

@@ -31,8 +31,8 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, *, kind: str = "iou", eps: floa
         boxes2: (*, M, 4), likewise. Batch dimensions broadcast, so that one set of anchors (N, 4)
             goes with the targets (B, M, 4) of a batch. Different floating dtypes are promoted.
         kind: "iou", "giou", "diou" or "ciou".
-        eps: Floor of union and hull area (iou, giou) or what is added to union, c^2 and heights
-            (diou, ciou), >= 0.
+        eps: Floor of union and hull area (iou, giou; 0: none) or what is added to union, c^2 and
+            heights (diou, ciou), >= 0.
 
     Returns:
         (*, N, M) in the input's dtype (float32 for half inputs under autocast). NaN for pairs with

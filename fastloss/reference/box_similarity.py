@@ -6,7 +6,7 @@ With the intersection I (extents clamped at 0), areas A = (x2 - x1)(y2 - y1), no
 inverted box counts negative), the hull (smallest enclosing box) H = hw * hh, c^2 = hw^2 + hh^2 and
 rho the distance of the centres:
 
-    iou    I / U,  U = max(A_p + A_t - I, union_eps)
+    iou    I / U,  U = max(A_p + A_t - I, union_eps), without the maximum if union_eps is 0
     giou   I / U - (H - U) / H,  U as above, H floored at eps
     diou   I / U - rho^2 / (c^2 + eps),  U = A_p + A_t - I + union_eps
     ciou   clamp(I / U - rho^2 / (c^2 + eps) - alpha v, -1, 1)
@@ -39,8 +39,9 @@ def similarity(p: Tensor, t: Tensor, s: Tensor, kind: str, eps: float, union_eps
     hull = (torch.maximum(p2, t2) - torch.minimum(p1, t1)).clamp(min=0)
     inter = overlap.prod(-1)
     union = (p2 - p1).prod(-1) + (t2 - t1).prod(-1) - inter  # (*)
+    floored = _has_floor(kind, union_eps)
     area_eps, union_eps = eps * s * s, union_eps * s * s
-    union = at_least(union, union_eps) if kind in ("iou", "giou") else union + union_eps
+    union = at_least(union, union_eps) if floored else union + union_eps
     iou = inter * inverse_or_zero(union)
     if kind == "iou":
         return iou
@@ -54,6 +55,10 @@ def similarity(p: Tensor, t: Tensor, s: Tensor, kind: str, eps: float, union_eps
     v = _aspect(p, t, eps * s)[0]
     alpha = _trade_off(iou, v).detach()
     return (iou - (distance + alpha * v)).clamp(-1, 1)
+
+
+def _has_floor(kind: str, union_eps: float) -> bool:
+    return kind in ("iou", "giou") and union_eps > 0
 
 
 def _aspect(p: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
@@ -79,8 +84,8 @@ def gradient(
     overlap, hull = overlap_raw.clamp(min=0), hull_raw.clamp(min=0)
     inter = overlap.prod(-1)
     raw = p_size.prod(-1) + t_size.prod(-1) - inter
+    floored = _has_floor(kind, union_eps)
     area_eps, union_eps = eps * s * s, union_eps * s * s
-    floored = kind in ("iou", "giou")
     union = at_least(raw, union_eps) if floored else raw + union_eps
     inverse = inverse_or_zero(union)
     iou = inter * inverse

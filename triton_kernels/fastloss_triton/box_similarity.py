@@ -13,6 +13,15 @@ FOUR_OVER_PI2 = tl.constexpr(4 / math.pi**2)
 
 
 @triton.jit
+def floor_of(eps, EPS: tl.constexpr, KIND: tl.constexpr):
+    """The eps of a union as `similarity` takes it; EPS is the one unscaled. IoU and GIoU have no
+    floor at 0: inverted boxes have a negative union."""
+    if EPS == 0.0 and KIND <= 1:
+        eps = eps - float("inf")
+    return eps
+
+
+@triton.jit
 def similarity(
     px1, py1, px2, py2, p_angle, tx1, ty1, tx2, ty2, t_angle, area_eps, union_eps,
     KIND: tl.constexpr,

@@ -13,7 +13,7 @@ from .._library import implement
 from . import _common as common
 from ._boxes import coordinates, load_boxes, scale_of, store_boxes
 from ._common import TINY, at_least, atan_ratio
-from .box_similarity import KINDS, similarity
+from .box_similarity import KINDS, floor_of, similarity
 
 # Pairs and most columns a program holds at a time. In the forward each lane has 4 pairs; in the
 # backward, where the derivatives of more would not fit into its registers, it has one, and a warp
@@ -53,7 +53,7 @@ def _similarity(
     eps = (ax1 * 0.0 + bx1 * 0.0 + EPS) * s * s
     return similarity(
         ax1 * s, ay1 * s, ax2 * s, ay2 * s, a_angle, bx1 * s, by1 * s, bx2 * s, by2 * s, b_angle,
-        eps, eps, KIND,
+        eps, floor_of(eps, EPS, KIND), KIND,
     )  # fmt: skip
 
 
