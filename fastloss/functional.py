@@ -7,6 +7,7 @@ from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
 from .ops.linear_assignment import linear_assignment, linear_sum_assignment
 from .ops.lovasz import lovasz_hinge, lovasz_softmax
+from .ops.matched_detection import matched_detection
 from .ops.matching_cost import matching_cost
 from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
@@ -34,6 +35,7 @@ __all__ = [
     "linear_sum_assignment",
     "lovasz_hinge",
     "lovasz_softmax",
+    "matched_detection",
     "matching_cost",
     "ohem_cross_entropy",
     "pairwise_iou",

@@ -21,7 +21,8 @@ from ._reduce import compute_dtype, gradients, reduce, result_dtype, spread
 KINDS = ("l1", "smooth_l1", "mse", "balanced_l1")
 
 
-def _loss(d: Tensor, kind: str, beta: float, alpha: float, gamma: float) -> Tensor:
+def value(d: Tensor, kind: str, beta: float, alpha: float = 0.5, gamma: float = 1.5) -> Tensor:
+    """Loss of differences."""
     if kind == "mse":
         return d * d
     a = d.abs()
@@ -40,7 +41,8 @@ def _sign(d: Tensor) -> Tensor:
     return torch.where(d.isnan(), d, d.sign())
 
 
-def _derivative(d: Tensor, kind: str, beta: float, alpha: float, gamma: float) -> Tensor:
+def derivative(d: Tensor, kind: str, beta: float, alpha: float = 0.5, gamma: float = 1.5) -> Tensor:
+    """Derivative of `value` with respect to the differences."""
     if kind == "mse":
         return 2 * d
     if kind == "l1":
@@ -67,7 +69,7 @@ def forward(
 ) -> Tensor:
     """Loss of shape (*) for "none", () otherwise."""
     dtype = compute_dtype(pred)
-    loss = _loss(pred.to(dtype) - target.to(dtype), kind, beta, alpha, gamma)
+    loss = value(pred.to(dtype) - target.to(dtype), kind, beta, alpha, gamma)
     out = result_dtype(pred, widen)
     return reduce(loss, weight, avg_factor, divisor, reduction, loss.numel(), out)
 
@@ -91,10 +93,10 @@ def backward(
     dtype = compute_dtype(pred)
     d = pred.to(dtype) - target.to(dtype)
     g = spread(grad, d, avg_factor, divisor, reduction, d.numel())
-    g_pred = _derivative(d, kind, beta, alpha, gamma) * (
+    g_pred = derivative(d, kind, beta, alpha, gamma) * (
         g if weight is None else g * weight.to(dtype)
     )
-    g_weight = g * _loss(d, kind, beta, alpha, gamma) if needs & 4 else None
+    g_weight = g * value(d, kind, beta, alpha, gamma) if needs & 4 else None
     weight_dtype = pred.dtype if weight is None else weight.dtype
     return gradients(
         needs, pred, (g_pred, pred.dtype), (-g_pred, target.dtype), (g_weight, weight_dtype)
