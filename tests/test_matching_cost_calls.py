@@ -62,6 +62,11 @@ ERRORS = [
     ({"alpha": -1e39}, ValueError, "alpha must be finite in float32, got -1e[+]39"),
     ({"alpha": 1.5}, ValueError, "alpha must be <= 1, got 1.5"),
     ({"alpha": NAN}, ValueError, "alpha must be finite, got nan"),
+    ({"eps": -1e-7}, ValueError, "eps must be >= 0, got -1e-07"),
+    ({"eps": 1e39}, ValueError, "eps must be finite in float32, got 1e[+]39"),
+    ({"constant": NAN}, ValueError, "constant must be finite, got nan"),
+    ({"constant": -1e39}, ValueError, "constant must be finite in float32, got -1e[+]39"),
+    ({"constant": None}, TypeError, "constant must be a number, got NoneType"),
     ({"background_cost": INF}, ValueError, "background_cost must be finite, got inf"),
     ({"background_cost": torch.ones(())}, TypeError, "background_cost must be a number, got Tens"),
 ]  # fmt: skip
@@ -293,6 +298,24 @@ def test_every_step_saturates(language, triton_kernels):
 
 @quiet
 @languages
+@pytest.mark.parametrize("cls_cost", (*CLASS_COSTS, None))
+def test_a_constant_is_in_the_cost_of_real_pairs_alone(cls_cost, language, triton_kernels):
+    given = inputs()
+    given["boxes"][0, 1] = NAN
+    options = {"cls_cost": cls_cost, "background_cost": 3.0}
+    with using(language):
+        bare, cost = (F.matching_cost(**given, **options, constant=c) for c in (0.0, 2.5))
+        low, high = (F.matching_cost(**given, **options, constant=c) for c in (-MAX, MAX))
+    real = given["mask"][:, None].expand(3, 5, 9)
+    assert (cost[..., 9] == 3).all() and not cost[..., :9][~real].any()
+    assert (cost[0, 1, :9][real[0, 1]] == 1e9).all() and (low[0, 1, :9][real[0, 1]] == 1e9).all()
+    real = real & (bare[..., :9] != 1e9)
+    torch.testing.assert_close(cost[..., :9][real], bare[..., :9][real] + 2.5, rtol=1e-6, atol=2e-6)
+    assert (low[..., :9][real] == -MAX).all() and (high[..., :9][real] == MAX).all()
+
+
+@quiet
+@languages
 def test_what_has_no_weight_is_not_read(language, triton_kernels):
     given = {**inputs(), "mask": None}
     nan = {k: torch.full_like(x, NAN) for k, x in given.items() if k in ("boxes", "target_boxes")}
@@ -314,8 +337,9 @@ def test_what_has_no_weight_is_not_read(language, triton_kernels):
 
 @quiet
 @languages
+@pytest.mark.parametrize("eps", (1e-7, 0.0, 1e-18, 1e-2))
 @pytest.mark.parametrize("iou_kind", KINDS)
-def test_iou_is_that_of_pairwise_iou(iou_kind, language, triton_kernels):
+def test_iou_is_that_of_pairwise_iou(iou_kind, eps, language, triton_kernels):
     g = torch.Generator().manual_seed(3)
     boxes = torch.randn(2, 40, 4, generator=g)
     boxes[..., 2:] = boxes[..., :2] + 3 * boxes[..., 2:].abs()
@@ -323,11 +347,10 @@ def test_iou_is_that_of_pairwise_iou(iou_kind, language, triton_kernels):
     boxes[0, ::5] *= 1e25
     boxes[1, 3] = boxes[1, 30]
     a, b = boxes[:, :23], boxes[:, 20:]
+    options = {"cls_cost": None, "l1_weight": 0, "iou_weight": -1, "iou_kind": iou_kind, "eps": eps}
     with using(language):
-        cost = F.matching_cost(
-            None, a, None, b, None, cls_cost=None, l1_weight=0, iou_weight=-1, iou_kind=iou_kind
-        )
-    expected = F.pairwise_iou(a, b, kind=iou_kind)
+        cost = F.matching_cost(None, a, None, b, None, **options)
+    expected = F.pairwise_iou(a, b, kind=iou_kind, eps=eps)
     torch.testing.assert_close(cost, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -149,6 +149,6 @@ def test_hungarian_matcher_is_cost_and_assignment():
     parameters = inspect.signature(F.matching_cost).parameters
     ours = inspect.signature(losses.HungarianMatcher).parameters
     assert {*ours} == {*parameters} - {
-        "logits", "boxes", "labels", "target_boxes", "mask", "background_cost",
+        "logits", "boxes", "labels", "target_boxes", "mask", "constant", "background_cost",
     }  # fmt: skip
     assert all(ours[name].default == parameters[name].default for name in ours)

@@ -7,16 +7,18 @@
 
 namespace fastloss::cpu {
 
-constexpr double kIoUEps = 1e-7;
-
 struct MatchingOptions {
   std::string iou_kind;
   bool focal, softmax, centred, angle;  // centred: boxes are cxcywh
-  double cls_weight, l1_weight, iou_weight, alpha, gamma;
+  double cls_weight, l1_weight, iou_weight, alpha, gamma, eps, constant;
 
   bool needs_boxes() const { return l1_weight != 0 || iou_weight != 0; }
   // Terms of tame boxes with these weights are below 2^127; inverted boxes reach 2^108 unweighted.
-  bool is_tame() const { return std::abs(l1_weight) <= 0x1p16 && std::abs(iou_weight) <= 0x1p16; }
+  // For eps see box_pairs.h.
+  bool is_tame() const {
+    return std::abs(l1_weight) <= 0x1p16 && std::abs(iou_weight) <= 0x1p16 && eps >= 0x1p-60 &&
+           eps <= 0x1p60;
+  }
 };
 
 // Instead of an IoU whose weight is 0.
@@ -45,7 +47,7 @@ struct GivenBox {
       x2 = x1 + half_w, y2 = y1 + half_h, x1 -= half_w, y1 -= half_h;
     }
     const T w = x2 - x1, h = y2 - y1;
-    const T angle = o.angle ? atan_ratio(w, h + static_cast<T>(kIoUEps)) : T(0);
+    const T angle = o.angle ? atan_ratio(w, h + static_cast<T>(o.eps)) : T(0);
     corners = {x1, y1, x2, y2, w * h, angle};
   }
   // See box_pairs.h.
@@ -81,7 +83,7 @@ struct Targets {
 // fields that the distance is between. `largest` bounds the terms where they are not tame.
 template <typename Kind, bool kTame, typename T>
 FASTLOSS_FN void box_costs(const GivenBox<T>& box, const T* __restrict fields,
-                           const T* __restrict given, int64_t width, T l1, T iou, T largest,
+                           const T* __restrict given, int64_t width, T l1, T iou, T eps, T largest,
                            T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < width; ++j) {
@@ -94,7 +96,7 @@ FASTLOSS_FN void box_costs(const GivenBox<T>& box, const T* __restrict fields,
     const T distance =
         (abs_(box.given[0] - given[j]) + abs_(box.given[1] - given[width + j])) +
         (abs_(box.given[2] - given[2 * width + j]) + abs_(box.given[3] - given[3 * width + j]));
-    const T similarity = Kind::template value<kTame>(box.corners, target, T(kIoUEps));
+    const T similarity = Kind::template value<kTame>(box.corners, target, eps);
     if constexpr (kTame) {
       out[j] = l1 * distance - iou * similarity;
     } else {
@@ -109,18 +111,18 @@ FASTLOSS_FN void box_costs(const GivenBox<T>& box, const T* __restrict fields,
 template <typename Kind>
 FASTLOSS_SIMD FASTLOSS_FINITE void matching_boxes(const GivenBox<float>& box, const float* fields,
                                                   const float* given, int64_t width, float l1,
-                                                  float iou, float largest, float* out) {
-  box_costs<Kind, true>(box, fields, given, width, l1, iou, largest, out);
+                                                  float iou, float eps, float largest, float* out) {
+  box_costs<Kind, true>(box, fields, given, width, l1, iou, eps, largest, out);
 }
 template <typename Kind>
 FASTLOSS_SIMD void matching_boxes(const GivenBox<double>& box, const double* fields,
                                   const double* given, int64_t width, double l1, double iou,
-                                  double largest, double* out) {
-  box_costs<Kind, false>(box, fields, given, width, l1, iou, largest, out);
+                                  double eps, double largest, double* out) {
+  box_costs<Kind, false>(box, fields, given, width, l1, iou, eps, largest, out);
 }
 
 template <typename T>
-using BoxFunction = void (*)(const GivenBox<T>&, const T*, const T*, int64_t, T, T, T, T*);
+using BoxFunction = void (*)(const GivenBox<T>&, const T*, const T*, int64_t, T, T, T, T, T*);
 
 template <typename T>
 BoxFunction<T> box_function(const MatchingOptions& o) {

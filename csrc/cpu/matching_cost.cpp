@@ -71,13 +71,15 @@ FASTLOSS_SIMD void look_up(const T* __restrict table, const Label<T>* __restrict
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) out[j] = table[at[j]];
 }
-// Adds the class costs, which follow from what `at` looks up in the table, to those of the boxes.
+// Adds the class costs, which follow from what `at` looks up in the table, to those of the boxes,
+// and the constant.
 template <typename Class, typename T>
 FASTLOSS_SIMD void total_costs(const T* __restrict table, const Label<T>* __restrict at,
-                               int64_t count, Class cost, CostRange<T> range,
+                               int64_t count, Class cost, T constant, CostRange<T> range,
                                const T* __restrict boxes, T* __restrict out) {
 #pragma GCC ivdep
-  for (int64_t j = 0; j < count; ++j) out[j] = range.settle(boxes[j] + cost(table[at[j]]));
+  for (int64_t j = 0; j < count; ++j)
+    out[j] = range.settle(boxes[j] + cost(table[at[j]]) + constant);
 }
 
 // The targets of an image that are no padding. Labels and slots are padded with zeros.
@@ -232,7 +234,8 @@ class Kernel {
     room.boxes.resize(width);  // zeros, if nothing is written there
     if (o_.needs_boxes()) box_row(rows.image, rows.first + r, room);
     const auto total = [&](const T* table, auto cost) {
-      total_costs(table, image.slots.data(), width, cost, range, room.boxes.data(), out);
+      total_costs(table, image.slots.data(), width, cost, static_cast<T>(o_.constant), range,
+                  room.boxes.data(), out);
     };
     if (!logits_) {
       const T none = 0;
@@ -293,7 +296,8 @@ class Kernel {
     const U* fields = targets.fields.data();
     const U* given = fields + (o_.centred ? Targets<U>::kGiven * targets.width : 0);
     function(box, fields, given, targets.width, static_cast<U>(o_.l1_weight),
-             static_cast<U>(o_.iou_weight), static_cast<U>(std::numeric_limits<T>::max()), out);
+             static_cast<U>(o_.iou_weight), static_cast<U>(o_.eps),
+             static_cast<U>(std::numeric_limits<T>::max()), out);
   }
 
   void write(const RowRange& rows, int64_t r, CostRange<T> range, std::optional<double> background,
@@ -337,8 +341,8 @@ class Kernel {
 Tensor matching_cost(Tensor boxes, Tensor target_boxes, std::optional<Tensor> logits,
                      std::optional<Tensor> labels, std::optional<Tensor> mask, std::string cls_cost,
                      double cls_weight, double l1_weight, double iou_weight, std::string iou_kind,
-                     std::string box_format, double alpha, double gamma,
-                     std::optional<double> background_cost, ScalarType dtype) {
+                     std::string box_format, double alpha, double gamma, double eps,
+                     double constant, std::optional<double> background_cost, ScalarType dtype) {
   const int64_t columns = target_boxes.size(1) + (background_cost ? 1 : 0);
   const std::vector<int64_t> sizes{boxes.size(0), boxes.size(1), columns};
   Tensor result = torch::stable::new_empty(boxes, sizes, dtype);
@@ -351,7 +355,9 @@ Tensor matching_cost(Tensor boxes, Tensor target_boxes, std::optional<Tensor> lo
                                 l1_weight,
                                 iou_weight,
                                 alpha,
-                                gamma};
+                                gamma,
+                                eps,
+                                constant};
   const auto run = [&](auto sample) {
     const Kernel<decltype(sample)> kernel(boxes, target_boxes, logits, labels, mask, options);
     kernel.run(result, dtype, background_cost);

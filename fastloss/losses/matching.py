@@ -21,6 +21,7 @@ class HungarianMatcher(WithOptions):
         box_format: str = "xyxy",
         alpha: float = 0.25,
         gamma: float = 2.0,
+        eps: float = 1e-7,
     ):
         super().__init__(
             cls_cost=cls_cost,
@@ -31,6 +32,7 @@ class HungarianMatcher(WithOptions):
             box_format=box_format,
             alpha=alpha,
             gamma=gamma,
+            eps=eps,
         )
 
     def forward(

@@ -14,7 +14,8 @@ _op = register(
     "matching_cost",
     "(Tensor boxes, Tensor target_boxes, Tensor? logits, Tensor? labels, Tensor? mask, "
     "str cls_cost, float cls_weight, float l1_weight, float iou_weight, str iou_kind, "
-    "str box_format, float alpha, float gamma, float? background_cost, ScalarType dtype)",
+    "str box_format, float alpha, float gamma, float eps, float constant, float? background_cost, "
+    "ScalarType dtype)",
     reference.forward,
     check=reference.check,
 )
@@ -35,6 +36,8 @@ def matching_cost(
     box_format: str = "xyxy",
     alpha: float = 0.25,
     gamma: float = 2.0,
+    eps: float = 1e-7,
+    constant: float = 0.0,
     background_cost: float | None = None,
 ) -> Tensor:
     r"""Cost of matching every prediction with every target of its image, for a batch of images.
@@ -42,6 +45,7 @@ def matching_cost(
     .. math::
         \mathrm{cls\_weight} \cdot \mathrm{class}(i, j)
         + \mathrm{l1\_weight} \, |b_i - t_j|_1 - \mathrm{iou\_weight} \cdot \mathrm{IoU}(b_i, t_j)
+        + \mathrm{constant}
 
     The class cost of p, the probability of the target's class, is "softmax" :math:`-p`, "nll"
     :math:`-\ln p` (both of a softmax) or, of a sigmoid, "sigmoid_focal"
@@ -64,6 +68,9 @@ def matching_cost(
             The IoU is that of the corners.
         alpha: Weight of the first part of the focal cost, <= 1; negative: both have weight 1.
         gamma: Exponent of the focal cost, >= 0.
+        eps: Of the IoU, as in `pairwise_iou`, >= 0.
+        constant: What every real pair costs besides; 2 with an iou_weight of 2 makes that term
+            2 (1 - IoU).
         background_cost: If given, the cost of one more, last column, for every row.
 
     Returns:
@@ -101,6 +108,8 @@ def matching_cost(
     alpha = _number("alpha", alpha, double)
     if alpha > 1:
         raise ValueError(f"alpha must be <= 1, got {alpha}")
+    eps = check.at_least("eps", _number("eps", eps, double), 0)
+    constant = _number("constant", constant, double)
     if background_cost is not None:
         background_cost = check.number("background_cost", background_cost)
 
@@ -113,7 +122,7 @@ def matching_cost(
     return _op(
         boxes.detach(), target_boxes.detach(), None if logits is None else logits.detach(), labels,
         mask, cls_cost or "softmax", cls_weight, l1_weight, iou_weight, iou_kind, box_format, alpha,
-        gamma, background_cost, common,
+        gamma, eps, constant, background_cost, common,
     )  # fmt: skip
 
 

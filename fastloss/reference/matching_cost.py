@@ -1,7 +1,7 @@
 r"""Cost of matching each of N predictions with each of M targets of an image, as set prediction
 (DETR and its successors) and optimal transport use it.
 
-    cost = cls_weight * class + (l1_weight * sum |box - target| - iou_weight * iou)
+    cost = cls_weight * class + (l1_weight * sum |box - target| - iou_weight * iou) + constant
 
 with x the logits of a prediction, y the class of a target, p = softmax(x)_y or sigmoid(x_y):
 
@@ -11,9 +11,9 @@ with x the logits of a prediction, y the class of a target, p = softmax(x)_y or 
                           a = alpha and b = 1 - alpha, or both 1 if alpha < 0
 
 The sum of distances is over the four coordinates of `box_format`; iou is a kind of `box_similarity`
-on the corners, with 1e-7 for both its eps. A term of weight 0 is not computed.
+on the corners, with one `eps` for both of its. A term of weight 0 is not computed.
 
-Edge rules: a term and each sum saturate at the largest number of the dtype. The cost is
+Edge rules: a term and each sum of terms saturate at the largest number of the dtype. The cost is
 UNMATCHABLE, or the largest number of the result's dtype if that is smaller, where the formula is
 not finite: a coordinate that is not finite, NaN as a logit or infinity as the largest one, -ln 0 (a
 logit of -inf is a class of probability 0). Columns of padding are 0, whatever they hold. A column
@@ -34,7 +34,7 @@ from ._boxes import scaled
 CLASS_COSTS = ("softmax", "nll", "sigmoid_focal")
 BOX_FORMATS = ("xyxy", "cxcywh")
 KINDS = box_similarity.KINDS
-IOU_EPS, FOCAL_EPS = 1e-7, 1e-8
+FOCAL_EPS = 1e-8
 # Far above any cost of boxes in pixels, and small enough that sums with it in double precision keep
 # seven digits after the point.
 UNMATCHABLE = 1e9
@@ -107,6 +107,7 @@ def _box_cost(
     iou_weight: float,
     iou_kind: str,
     box_format: str,
+    eps: float,
 ) -> Tensor:
     """(B, N, M)"""
     boxes, target_boxes = boxes[:, :, None, :], target_boxes[:, None, :, :]
@@ -117,7 +118,7 @@ def _box_cost(
         cost = cost + _bounded(l1_weight * _bounded((boxes - target_boxes).abs().sum(-1)))
     if iou_weight:
         p, t = _corners(p, box_format), _corners(t, box_format)
-        iou = box_similarity.similarity(p, t, s.squeeze(-1), iou_kind, IOU_EPS, IOU_EPS)
+        iou = box_similarity.similarity(p, t, s.squeeze(-1), iou_kind, eps, eps)
         cost = cost + _bounded(-iou_weight * iou)
     return _bounded(cost)
 
@@ -136,6 +137,8 @@ def forward(
     box_format: str,
     alpha: float,
     gamma: float,
+    eps: float,
+    constant: float,
     background_cost: float | None,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -144,9 +147,8 @@ def forward(
     batch, rows, columns = *boxes.shape[:2], target_boxes.shape[1]
     cost = boxes.new_zeros((batch, rows, columns), dtype=compute)
     if l1_weight or iou_weight:
-        cost = _box_cost(
-            boxes.to(compute), target_boxes.to(compute), l1_weight, iou_weight, iou_kind, box_format
-        )
+        boxes, target_boxes = boxes.to(compute), target_boxes.to(compute)
+        cost = _box_cost(boxes, target_boxes, l1_weight, iou_weight, iou_kind, box_format, eps)
     if logits is not None:
         labels = labels.long()
         is_class = _is_class(labels, logits)
@@ -154,6 +156,7 @@ def forward(
         cost = cost + _bounded(
             cls_weight * _class_cost(logits.to(compute), known, cls_cost, alpha, gamma)
         )
+    cost = cost + constant
     largest = torch.finfo(dtype).max
     cost = torch.where(cost.isnan(), min(UNMATCHABLE, largest), cost.clamp(-largest, largest))
     if logits is not None:

@@ -95,7 +95,8 @@ def test_terms_add_up(seed, shape, cls_cost, iou_kind):
     options = {"cls_cost": cls_cost, "iou_kind": iou_kind}
     zero = dict.fromkeys(weights, 0.0)
     terms = [F.matching_cost(**inputs, **options, **{**zero, k: w}) for k, w in weights.items()]
-    whole = F.matching_cost(**inputs, **options, **weights)
+    terms.append(F.matching_cost(**inputs, **options, **zero, constant=1.5))
+    whole = F.matching_cost(**inputs, **options, **weights, constant=1.5)
     torch.testing.assert_close(whole, sum(terms), rtol=1e-12, atol=1e-12)
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._library import implement
-from ..reference.matching_cost import FOCAL_EPS, IOU_EPS, UNMATCHABLE
+from ..reference.matching_cost import FOCAL_EPS, UNMATCHABLE
 from . import _common as common
 from ._boxes import load_boxes, scale_of
 from ._common import atan_ratio, power
@@ -22,7 +22,6 @@ CLASS_COSTS = {"softmax": 1, "nll": 2, "sigmoid_focal": 3}
 # Pairs, and most columns, of a tile: 8 pairs for each lane.
 TILE, COLUMNS = 1024, 128
 CLASSES = 128  # most classes of a row that are in registers at a time
-EPS = tl.constexpr(IOU_EPS)
 TINY_PROBABILITY = tl.constexpr(FOCAL_EPS)
 DEAR = tl.constexpr(UNMATCHABLE)
 
@@ -44,7 +43,7 @@ def _corners(x1, y1, x2, y2, CENTRED: tl.constexpr):
 
 
 @triton.jit
-def _angle(x1, y1, x2, y2, KIND: tl.constexpr, CENTRED: tl.constexpr):
+def _angle(x1, y1, x2, y2, KIND: tl.constexpr, CENTRED: tl.constexpr, EPS: tl.constexpr):
     """atan(width / height) for CIoU, by halves so that a width cannot overflow."""
     if KIND == 3:
         half_w, half_h = x2 * 0.5, y2 * 0.5
@@ -60,11 +59,11 @@ def _angle(x1, y1, x2, y2, KIND: tl.constexpr, CENTRED: tl.constexpr):
 def _box_cost(
     ax1, ay1, ax2, ay2, bx1, by1, bx2, by2,
     L1: tl.constexpr, IOU: tl.constexpr, KIND: tl.constexpr, CENTRED: tl.constexpr,
-    LARGEST: tl.constexpr, DTYPE: tl.constexpr,
+    EPS: tl.constexpr, LARGEST: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Of boxes a (ROWS) and b (COLUMNS) as they were given."""
-    a_angle = _angle(ax1, ay1, ax2, ay2, KIND, CENTRED)[:, None]
-    b_angle = _angle(bx1, by1, bx2, by2, KIND, CENTRED)[None, :]
+    a_angle = _angle(ax1, ay1, ax2, ay2, KIND, CENTRED, EPS)[:, None]
+    b_angle = _angle(bx1, by1, bx2, by2, KIND, CENTRED, EPS)[None, :]
     ax1, ay1, ax2, ay2 = ax1[:, None], ay1[:, None], ax2[:, None], ay2[:, None]
     bx1, by1, bx2, by2 = bx1[None, :], by1[None, :], bx2[None, :], by2[None, :]
     s, cost = scale_of(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, DTYPE)  # cost: 0 or NaN
@@ -138,9 +137,9 @@ def matching_cost(
     n, m, classes, row_tiles, column_tiles,
     CLASS_KIND: tl.constexpr, CLASS: tl.constexpr, L1: tl.constexpr, IOU: tl.constexpr,
     IOU_KIND: tl.constexpr, CENTRED: tl.constexpr, ALPHA: tl.constexpr, GAMMA: tl.constexpr,
-    BACKGROUND: tl.constexpr, MASKED: tl.constexpr, INNER_LARGEST: tl.constexpr,
-    LARGEST: tl.constexpr, DTYPE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    CB: tl.constexpr,
+    EPS: tl.constexpr, CONSTANT: tl.constexpr, BACKGROUND: tl.constexpr, MASKED: tl.constexpr,
+    INNER_LARGEST: tl.constexpr, LARGEST: tl.constexpr, DTYPE: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, CB: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     column_tile, row_tile = program % column_tiles, program // column_tiles % row_tiles
@@ -154,8 +153,9 @@ def matching_cost(
         ax1, ay1, ax2, ay2 = load_boxes(boxes + batch * n * 4, i, n, ROWS, DTYPE)
         bx1, by1, bx2, by2 = load_boxes(target_boxes + batch * m * 4, j, m, COLUMNS, DTYPE)
         cost += _box_cost(
-            ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, L1, IOU, IOU_KIND, CENTRED, INNER_LARGEST, DTYPE
-        )
+            ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, L1, IOU, IOU_KIND, CENTRED, EPS, INNER_LARGEST,
+            DTYPE,
+        )  # fmt: skip
     is_class = real
     if CLASS_KIND != 0:
         label = tl.load(labels + batch * m + j, mask=real, other=0).to(tl.int64)
@@ -167,6 +167,7 @@ def matching_cost(
             row, x_c, own, rows, classes, CLASS_KIND, ALPHA, GAMMA, CB, INNER_LARGEST, DTYPE
         )
         cost += _bounded(value * CLASS, INNER_LARGEST)
+    cost += CONSTANT
     cost = tl.where(cost == cost, _bounded(cost, LARGEST), min(DEAR, LARGEST)).to(DTYPE)
     cost = tl.where(is_class[None, :], cost, float("nan"))
     cost = tl.where(real[None, :], cost, 0.0)
@@ -181,8 +182,8 @@ def matching_cost(
 def forward(
     boxes: Tensor, target_boxes: Tensor, logits: Tensor | None, labels: Tensor | None,
     mask: Tensor | None, cls_cost: str, cls_weight: float, l1_weight: float, iou_weight: float,
-    iou_kind: str, box_format: str, alpha: float, gamma: float, background_cost: float | None,
-    dtype: torch.dtype,
+    iou_kind: str, box_format: str, alpha: float, gamma: float, eps: float, constant: float,
+    background_cost: float | None, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     (batch, n), m = boxes.shape[:2], target_boxes.shape[1]
     largest = torch.finfo(dtype).max
@@ -202,8 +203,9 @@ def forward(
             x if mask is None else mask.contiguous().view(torch.uint8), out, n, m, classes,
             row_tiles, column_tiles, CLASS_KIND=0 if logits is None else CLASS_COSTS[cls_cost],
             CLASS=cls_weight, L1=l1_weight, IOU=iou_weight, IOU_KIND=KINDS[iou_kind],
-            CENTRED=box_format == "cxcywh", ALPHA=alpha, GAMMA=gamma, BACKGROUND=background_cost,
-            MASKED=mask is not None, INNER_LARGEST=torch.finfo(common.compute_dtype(out)).max,
+            CENTRED=box_format == "cxcywh", ALPHA=alpha, GAMMA=gamma, EPS=eps, CONSTANT=constant,
+            BACKGROUND=background_cost, MASKED=mask is not None,
+            INNER_LARGEST=torch.finfo(common.compute_dtype(out)).max,
             LARGEST=largest, DTYPE=common.language_dtype(out), ROWS=rows, COLUMNS=columns,
             CB=min(CLASSES, triton.next_power_of_2(classes)),
         )  # fmt: skip

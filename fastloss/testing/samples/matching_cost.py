@@ -59,6 +59,9 @@ def samples() -> Iterator[Sample]:
     yield _sample("focal-plain", inputs, "", alpha=0.6, gamma=0.0, **focal)
     yield _sample("background", inputs, "small", background_cost=0.4)
     yield _sample("background-8", problem(g, 2, 3, 8, 4), "", background_cost=-2.0)
+    yield _sample("constant", inputs, "small", constant=2.0, background_cost=1.0)
+    options = {"cls_cost": None, "iou_weight": 0.0, "l1_weight": 0.0, "constant": -0.5}
+    yield _sample("constant-alone", {**inputs, "logits": None, "labels": None}, "", **options)
     yield _sample("l1", {**inputs, "logits": None, "labels": None}, "", cls_cost=None, iou_weight=0)
     yield _sample("iou", inputs, "", cls_weight=0, l1_weight=0.0)
     yield _sample("class", inputs, "", cls_weight=-1.5, l1_weight=0.0, iou_weight=0.0)
@@ -77,5 +80,11 @@ def samples() -> Iterator[Sample]:
     chosen = [pair for name, pair in edge_pairs().items() if not name.startswith(beyond)]
     first, second = torch.tensor(chosen, dtype=torch.float64).transpose(0, 1)[:, None]
     edges = {"logits": None, "boxes": first, "labels": None, "target_boxes": second, "mask": None}
+    # Without eps tiny boxes have areas that are 0 in some dtypes and not in others.
+    plain = [pair for name, pair in edge_pairs().items() if not name.startswith((*beyond, "small"))]
+    first, second = torch.tensor(plain, dtype=torch.float64).transpose(0, 1)[:, None]
+    bare = {**edges, "boxes": first, "target_boxes": second}
     for kind in KINDS:
         yield _sample(f"edges-{kind}", edges, "edge", cls_cost=None, iou_kind=kind)
+        yield _sample(f"edges-{kind}-eps0", bare, "edge", cls_cost=None, iou_kind=kind, eps=0.0)
+        yield _sample(f"{kind}-eps", inputs, "", iou_kind=kind, eps=1e-3)

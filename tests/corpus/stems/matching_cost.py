@@ -18,12 +18,14 @@ CENTRED = tuple(x for x in SPECIAL if not 100 < abs(x) < torch.inf)
 
 
 @st.composite
-def _numbers(draw: st.DrawFn) -> dict[str, float]:
+def _numbers(draw: st.DrawFn, is_wild: bool) -> dict[str, float]:
     """Weights and parameters, some of them left out."""
     weight = st.sampled_from((0.0, 1.0, -0.5, 5.0))
     choices = {name: weight for name in ("cls_weight", "l1_weight", "iou_weight")}
     choices["alpha"] = st.sampled_from((-1.0, 0.0, 0.6, 1.0))
     choices["gamma"] = st.sampled_from((0.0, 1.0, 1.5))
+    choices["eps"] = st.sampled_from((1e-3, 1e-6, *((0.0, 1e-16) if is_wild else ())))
+    choices["constant"] = st.sampled_from((2.0, -1.5))
     choices["background_cost"] = st.sampled_from((0.0, -3.0, 1e4))
     return {name: draw(values) for name, values in choices.items() if draw(st.booleans())}
 
@@ -66,7 +68,7 @@ def _cases(draw: st.DrawFn) -> Case:
         "cls_cost": draw(st.sampled_from((*CLASS_COSTS, None))),
         "iou_kind": draw(st.sampled_from(KINDS)),
         "box_format": box_format,
-        **draw(_numbers()),
+        **draw(_numbers(is_wild)),
     }
     floating = {"logits": logits, "boxes": boxes, "target_boxes": target_boxes}
     labels = draw(_labels(mask, (batch, m), classes))
