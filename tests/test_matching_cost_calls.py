@@ -344,6 +344,7 @@ def test_iou_is_that_of_pairwise_iou(iou_kind, eps, language, triton_kernels):
     boxes = torch.randn(2, 40, 4, generator=g)
     boxes[..., 2:] = boxes[..., :2] + 3 * boxes[..., 2:].abs()
     boxes[:, ::7, 2:] = boxes[:, ::7, :2]  # zero area
+    boxes[:, 5::8] = boxes[:, 5::8].roll(2, -1)  # inverted
     boxes[0, ::5] *= 1e25
     boxes[1, 3] = boxes[1, 30]
     a, b = boxes[:, :23], boxes[:, 20:]

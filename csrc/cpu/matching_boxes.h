@@ -14,10 +14,10 @@ struct MatchingOptions {
 
   bool needs_boxes() const { return l1_weight != 0 || iou_weight != 0; }
   // Terms of tame boxes with these weights are below 2^127; inverted boxes reach 2^108 unweighted.
-  // For eps see box_pairs.h.
+  // For eps see box_pairs.h; 0 has functions of its own, `unfloored_boxes`.
   bool is_tame() const {
-    return std::abs(l1_weight) <= 0x1p16 && std::abs(iou_weight) <= 0x1p16 && eps >= 0x1p-60 &&
-           eps <= 0x1p60;
+    return std::abs(l1_weight) <= 0x1p16 && std::abs(iou_weight) <= 0x1p16 &&
+           (eps == 0 || (eps >= 0x1p-60 && eps <= 0x1p60));
   }
 };
 
@@ -26,6 +26,15 @@ struct NoIoU {
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>&, const PairBox<T>&, T) {
     return T(0);
+  }
+};
+
+// A kind whose denominators may be 0 or negative although the boxes are tame.
+template <typename Kind>
+struct Unfloored {
+  template <bool kTame, typename T>
+  static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T) {
+    return Kind::template value<false>(a, b, T(0));
   }
 };
 
@@ -121,16 +130,30 @@ FASTLOSS_SIMD void matching_boxes(const GivenBox<double>& box, const double* fie
   box_costs<Kind, false>(box, fields, given, width, l1, iou, eps, largest, out);
 }
 
+template <typename Kind>
+FASTLOSS_SIMD void unfloored_boxes(const GivenBox<float>& box, const float* fields,
+                                   const float* given, int64_t width, float l1, float iou,
+                                   float eps, float largest, float* out) {
+  box_costs<Unfloored<Kind>, true>(box, fields, given, width, l1, iou, eps, largest, out);
+}
+
 template <typename T>
 using BoxFunction = void (*)(const GivenBox<T>&, const T*, const T*, int64_t, T, T, T, T, T*);
+
+template <typename Kind, typename T>
+BoxFunction<T> box_function_of(double eps) {
+  if constexpr (std::is_same_v<T, float>)
+    if (eps == 0) return &unfloored_boxes<Kind>;
+  return &matching_boxes<Kind>;
+}
 
 template <typename T>
 BoxFunction<T> box_function(const MatchingOptions& o) {
   if (o.iou_weight == 0) return &matching_boxes<NoIoU>;
-  if (o.iou_kind == "iou") return &matching_boxes<PairIoU>;
-  if (o.iou_kind == "giou") return &matching_boxes<PairGIoU>;
-  if (o.iou_kind == "diou") return &matching_boxes<PairDIoU>;
-  return &matching_boxes<PairCIoU>;
+  if (o.iou_kind == "iou") return box_function_of<PairIoU, T>(o.eps);
+  if (o.iou_kind == "giou") return box_function_of<PairGIoU, T>(o.eps);
+  if (o.iou_kind == "diou") return box_function_of<PairDIoU, T>(o.eps);
+  return box_function_of<PairCIoU, T>(o.eps);
 }
 
 }  // namespace fastloss::cpu

@@ -16,7 +16,7 @@ from . import _common as common
 from ._boxes import load_boxes, scale_of
 from ._common import atan_ratio, power
 from ._modulation import logistic
-from .box_similarity import KINDS, similarity
+from .box_similarity import KINDS, floor_of, similarity
 
 CLASS_COSTS = {"softmax": 1, "nll": 2, "sigmoid_focal": 3}
 # Pairs, and most columns, of a tile: 8 pairs for each lane.
@@ -75,8 +75,9 @@ def _box_cost(
         bx1, by1, bx2, by2 = _corners(bx1 * s, by1 * s, bx2 * s, by2 * s, CENTRED)
         eps = (s * 0.0 + EPS) * s * s
         value = similarity(
-            ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, eps, eps, KIND
-        )[0]
+            ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle,
+            eps, floor_of(eps, EPS, KIND), KIND,
+        )[0]  # fmt: skip
         cost -= _bounded(value * IOU, LARGEST)
     return _bounded(cost, LARGEST)
 
