@@ -92,6 +92,13 @@ def debug() -> Iterator[None]:
         _State.debug = previous
 
 
+def values_may_be_read(tensor: Tensor) -> bool:
+    """Whether a check may read values: where the host does not wait for them, or in debug mode."""
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type == "cpu" or (_State.debug and tensor.device.type != "meta")
+
+
 def implement(name: str, language: str, function: Callable[..., Any], helper: str = "") -> None:
     """Register `function` as the kernel of op `name` for CUDA tensors; `helper` is what PyTorch's
     own operations do in it, such as "torch.sort". Language "host" is a function that hands the

@@ -163,6 +163,13 @@ def uotod() -> types.SimpleNamespace:
     return types.SimpleNamespace(**parts, sinkhorn=functools.partial(_sinkhorn, parts["match"]))
 
 
+@functools.cache
+def pot() -> types.ModuleType:
+    """POT 0.9.7.post1, which two matchers call."""
+    _locate("POT", "0.9.7.post1", "ot")
+    return importlib.import_module("ot")
+
+
 def _sinkhorn(
     match: types.ModuleType,
     cost: torch.Tensor,
