@@ -147,7 +147,9 @@ GENERIC = {
             [ours.IoULoss("none"), ours.GIoULoss("none")], [1.0, 2.0])},
         "two localization terms of one kind",
     ),
-    "a box loss for classes": ({"cls_match_module": nn.L1Loss(**NONE)}, "L1Loss as a class"),
+    "a loss of classes that is not known": (
+        {"cls_match_module": nn.MultiMarginLoss(**NONE)}, "MultiMarginLoss as a classification",
+    ),
     "weights": (
         {"cls_match_module": nn.CrossEntropyLoss(torch.ones(4), **NONE)}, "with options",
     ),
@@ -178,7 +180,7 @@ def test_modules_may_be_replaced_later():
     matcher.matching_loc_module = OURS["loc"]["sum"]
     assert matcher.plan == (
         "fused: cls_cost='softmax', background_cost=10.0, cls_weight=1.0, l1_weight=5.0, "
-        "iou_weight=2.0, eps=0.0, iou_kind='giou', constant=2.0"
+        "iou_weight=2.0, eps=0.0, constant=2.0, iou_kind='giou'"
     )
     matcher.background = False
     assert "background_cost=None" in matcher.plan

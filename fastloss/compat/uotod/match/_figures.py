@@ -101,7 +101,7 @@ def _pyplot() -> Any:
 def _image(img: Any, predicted: Tensor, targets: Tensor, rows: Tensor, columns: Tensor) -> Any:
     """The image (H, W, 3) with the chosen of predicted (P, 4) and target boxes (T, 4)."""
     plt = _pyplot()
-    img = img.cpu() if isinstance(img, Tensor) else img
+    img = img.cpu().numpy() if isinstance(img, Tensor) else img
     height, width = img.shape[:2]
     dpi = plt.rcParams["figure.dpi"]
     figure = plt.figure(frameon=False, figsize=(width / dpi, height / dpi))
@@ -146,7 +146,7 @@ def _tables(
     numbers = [str(i + 1) for i in rows.nonzero().flatten().tolist()]
     for ax, table, name in zip(axes[0], tables, names):
         shown = table[rows][:, chosen + [-1] * background]
-        image = ax.imshow(shown.float(), cmap=cmap, vmin=smallest, vmax=largest)
+        image = ax.imshow(shown.float().numpy(), cmap=cmap, vmin=smallest, vmax=largest)
         ax.set_yticks(range(len(numbers)), numbers)
         ax.set_xticks(range(len(labels)), [text for text, _ in labels])
         for tick, (_, colour) in zip(ax.get_xticklabels(), labels):

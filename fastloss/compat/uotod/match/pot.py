@@ -65,7 +65,10 @@ class BalancedPOT(_POT):
 
 
 class UnbalancedPOT(_POT):
-    """`UnbalancedSinkhorn` with a solver of POT: ``ot.unbalanced.sinkhorn_unbalanced``.
+    """Unbalanced transport by a solver of POT: ``ot.unbalanced.sinkhorn_unbalanced``.
+
+    By default POT measures the entropy from the product of the masses (its ``reg_type="kl"``), so
+    the matching differs from that of `UnbalancedSinkhorn`.
 
     Args:
         method: one of `available_methods`.
