@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bench import box_sets, inputs, matching, segmentation, transport
+from bench import box_sets, detection, inputs, matching, segmentation, transport
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -18,6 +18,7 @@ SUITES = {
     "losses": "Losses: forward and backward, gradient to the predictions",
     "pairwise": "All pairs of two sets of boxes: .f forward alone, .fb with gradients to both sets",
     "matching": "Matching of predictions with targets: forward alone, it has no gradient",
+    "detection": "Whole detection losses, matching included: forward and backward",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
@@ -191,6 +192,7 @@ _ALL = (
     _pairs("ciou", "ssd", "fb", "CIoU: an arctangent per box, an aspect term per pair"),
     *matching.WORKLOADS,
     *transport.WORKLOADS,
+    *detection.WORKLOADS,
     *segmentation.WORKLOADS,
 )
 

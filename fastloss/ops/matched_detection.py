@@ -124,26 +124,38 @@ def matched_detection(
     logits, boxes = check.promote(logits, boxes)
     labels = labels if labels.dtype in INDEX_DTYPES else labels.long()
     rows = _op(logits, boxes, labels, target_boxes, matching, mask, weight, *options)
-    classes, negatives, pairs, matched, weighted = rows.unbind()
-    at_background = matching[..., -1]
+    background_weight = 0 if focal else 1 if weight is None else weight[background]
+    loss = reduce_rows(
+        rows.unbind(), matching[..., -1], background_weight, neg_to_pos_ratio, reduction, cls_weight
+    )
+    return loss.to(result_dtype(logits))
+
+
+def reduce_rows(
+    rows: Sequence[Tensor],
+    at_background: Tensor,
+    background_weight: float | Tensor,
+    neg_to_pos_ratio: float | None,
+    reduction: str,
+    cls_weight: float = 1.0,
+) -> Tensor:
+    """The loss from what it is for each prediction, `reference.ROWS`, and the mass of each at the
+    background, all (B, N); a background of weight 0 does not count in the mean."""
+    classes, negatives, pairs, matched, weighted = rows
     if neg_to_pos_ratio is not None:
         budget = neg_to_pos_ratio * matched.sum(1, dtype=torch.float64)
         hard = hard_negative_mask(negatives, at_background, budget)
         negatives = torch.where(hard, negatives, 0)
-    dtype = result_dtype(logits)
     if reduction == "none":
-        return (cls_weight * (classes + negatives) + pairs).to(dtype)
+        return cls_weight * (classes + negatives) + pairs
     class_sum, box_sum = cls_weight * (classes.sum() + negatives.sum()), pairs.sum()
     if reduction == "sum":
-        return (class_sum + box_sum).to(dtype)
+        return class_sum + box_sum
     positives = weighted.sum().clamp(min=1)
     counted = positives
-    if not focal and neg_to_pos_ratio is None:
-        at_background = at_background.sum(dtype=rows.dtype)
-        counted = counted + (
-            at_background if weight is None else at_background * weight[background]
-        )
-    return (class_sum / counted + box_sum / positives).to(dtype)
+    if neg_to_pos_ratio is None:
+        counted = counted + at_background.sum(dtype=weighted.dtype) * background_weight
+    return class_sum / counted + box_sum / positives
 
 
 def _check_predictions(logits: Tensor, boxes: Tensor) -> None:

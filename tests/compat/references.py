@@ -156,11 +156,17 @@ def smp() -> types.SimpleNamespace:
 @functools.cache
 def uotod() -> types.SimpleNamespace:
     """uotod 0.3.post2: its subpackages `loss`, `match` and `utils`; `sinkhorn`, which both of its
-    Sinkhorn matchers run, with the arguments of fastloss's."""
+    Sinkhorn matchers run, with the arguments of fastloss's; `detection_loss`, a step of its
+    DetectionLoss."""
     _locate("uotod", "0.3.post2")
     sys.modules.setdefault("uotod.sample", types.ModuleType("uotod.sample"))  # lacks its pictures
     parts = {name: importlib.import_module(f"uotod.{name}") for name in ("loss", "match", "utils")}
-    return types.SimpleNamespace(**parts, sinkhorn=functools.partial(_sinkhorn, parts["match"]))
+    from bench.detection import detection_loss
+
+    library = types.SimpleNamespace(**parts)
+    library.sinkhorn = functools.partial(_sinkhorn, library.match)
+    library.detection_loss = functools.partial(detection_loss, library)
+    return library
 
 
 @functools.cache

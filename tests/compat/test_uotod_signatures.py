@@ -112,3 +112,19 @@ def test_box_cxcywh_to_xyxy():
     assert torch.equal(found, expected)
     above = torch.linspace(0, 1, 24).reshape(2, 3, 4)
     assert torch.equal(*(torch.autograd.grad(x, boxes, above)[0] for x in (found, expected)))
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, x in vars(UOTOD.loss).items() if inspect.isclass(x))
+)
+def test_losses(name):
+    """Names, order and defaults of the constructor and of the call."""
+    loss, theirs = getattr(ours.loss, name), getattr(UOTOD.loss, name)
+    assert name in ours.loss.__all__ and getattr(ours, name) is loss
+    for function, expected in ((loss.__init__, theirs.__init__), (loss.forward, theirs.forward)):
+        parameters = inspect.signature(function).parameters.values()
+        theirs_too = inspect.signature(expected).parameters.values()
+        assert [(p.name, p.default) for p in parameters] == [
+            (p.name, p.default) for p in theirs_too
+        ]
+    assert issubclass(loss, nn.modules.loss._Loss) and len(inspect.getdoc(loss)) > 100

@@ -6,6 +6,7 @@ The names lie where uotod has them, in `loss`, `match` and `utils`, and here too
 
 from fastloss.compat.uotod import loss, match, utils
 from fastloss.compat.uotod.loss import (
+    DetectionLoss,
     GIoULoss,
     IoULoss,
     MultipleObjectiveLoss,
@@ -32,6 +33,7 @@ __all__ = [
     "BalancedSinkhorn",
     "ClosestPrediction",
     "ClosestTarget",
+    "DetectionLoss",
     "GIoULoss",
     "Hungarian",
     "IoULoss",

@@ -1,12 +1,17 @@
-"""What fused kernels may take the place of: the modules of a loss, one by one."""
+"""The modules of matchers and losses: what fused kernels may take the place of, and how the others
+are called."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastloss.compat.uotod.loss.multiple import MultipleObjectiveLoss
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class NotFused(Exception):
+    """Why modules are called with every pair."""
 
 
 def flatten(module: nn.Module) -> list[tuple[float, nn.Module]]:
@@ -32,3 +37,20 @@ def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
         and not any(vars(module).get(name) for name in _HOOKS)
         and module.reduction == "none"
     )
+
+
+def of_pairs(module: nn.Module, predicted: Tensor, targets: Tensor) -> Tensor:
+    """(B, P, T): the module's loss of each of `predicted` (B, P, *) with each of `targets` (B, T)
+    or (B, T, *), summed over the columns it may have."""
+    shape = (*predicted.shape[:2], targets.shape[1])
+    loss = module(
+        predicted[:, :, None].expand(*shape, -1).flatten(0, 2),
+        targets[:, None].expand(*shape, *targets.shape[2:]).flatten(0, 2),
+    )
+    return (loss.sum(1) if loss.dim() == 2 else loss).reshape(shape)
+
+
+def without_padding(labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Labels (B, T) with class 0 for padding, where anything may stand; one-hot ones as they
+    are."""
+    return labels if mask is None or labels.dim() == 3 else labels.masked_fill(~mask, 0)

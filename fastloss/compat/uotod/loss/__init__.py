@@ -6,9 +6,11 @@ from fastloss.compat.uotod.loss.classification import (
     SigmoidFocalCost,
     SigmoidFocalLoss,
 )
+from fastloss.compat.uotod.loss.detection import DetectionLoss
 from fastloss.compat.uotod.loss.multiple import MultipleObjectiveLoss
 
 __all__ = [
+    "DetectionLoss",
     "GIoULoss",
     "IoULoss",
     "MultipleObjectiveLoss",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastloss import functional
-from fastloss.compat.uotod._terms import flatten, is_plain
+from fastloss.compat.uotod._terms import NotFused, flatten, is_plain
 from fastloss.compat.uotod.loss.boxes import GIoULoss, IoULoss
 from fastloss.compat.uotod.loss.classification import NegativeProbLoss, SigmoidFocalCost
 
@@ -18,10 +18,6 @@ CLASS_COSTS = {
     nn.CrossEntropyLoss: "nll",
     SigmoidFocalCost: "sigmoid_focal",
 }
-
-
-class NotFused(Exception):
-    """Why a cost is computed by the modules themselves."""
 
 
 def fused_options(
@@ -92,23 +88,6 @@ def fused(
             return None
         labels = labels.argmax(-1)
     return functional.matching_cost(logits, locs, labels, target_boxes, mask, **options)
-
-
-def without_padding(labels: Tensor, mask: Tensor | None) -> Tensor:
-    """Labels (B, T) with class 0 for padding, where anything may stand; one-hot ones as they
-    are."""
-    return labels if mask is None or labels.dim() == 3 else labels.masked_fill(~mask, 0)
-
-
-def of_pairs(module: nn.Module, predicted: Tensor, targets: Tensor) -> Tensor:
-    """(B, P, T): the module's loss of each of `predicted` (B, P, *) with each of `targets` (B, T)
-    or (B, T, *), summed over the columns it may have."""
-    shape = (*predicted.shape[:2], targets.shape[1])
-    loss = module(
-        predicted[:, :, None].expand(*shape, -1).flatten(0, 2),
-        targets[:, None].expand(*shape, *targets.shape[2:]).flatten(0, 2),
-    )
-    return (loss.sum(1) if loss.dim() == 2 else loss).reshape(shape)
 
 
 def finish(terms: list[Tensor], mask: Tensor | None, background_cost: float | None) -> Tensor:

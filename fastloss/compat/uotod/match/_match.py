@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastloss._library import values_may_be_read
+from fastloss.compat.uotod._terms import NotFused, of_pairs, without_padding
 from fastloss.compat.uotod.match import _costs, _figures
 from fastloss.compat.uotod.utils import Batch, pad_target, stack_input
 
@@ -107,7 +108,7 @@ class _Match(nn.Module):
         labels for other modules than SigmoidFocalCost."""
         try:
             options = self._fused_options()
-        except _costs.NotFused as reason:
+        except NotFused as reason:
             return f"generic: {reason}"
         return "fused: " + ", ".join(f"{name}={value!r}" for name, value in options.items())
 
@@ -136,13 +137,13 @@ class _Match(nn.Module):
             warnings.warn("anchors are not used: the matcher is not anchor-based", stacklevel=2)
         try:
             options = self._fused_options()
-        except _costs.NotFused:
+        except NotFused:
             cost = None
         else:
             cost = _costs.fused(options, logits, labels, locs, target["boxes"], mask)
         if cost is None:
             loc_cost = self._compute_loc_costs(locs, target["boxes"])
-            cls_cost = self._compute_cls_costs(logits, _costs.without_padding(labels, mask))
+            cls_cost = self._compute_cls_costs(logits, without_padding(labels, mask))
             terms = [term for term in (loc_cost, cls_cost) if term is not None]
             cost = _costs.finish(terms, mask, self.background_cost if self.background else None)
         return cost
@@ -150,19 +151,19 @@ class _Match(nn.Module):
     def _fused_options(self) -> dict[str, Any]:
         for name in ("_compute_cls_costs", "_compute_loc_costs"):
             if getattr(type(self), name) is not getattr(_Match, name):
-                raise _costs.NotFused(f"{type(self).__name__} overrides {name}")
+                raise NotFused(f"{type(self).__name__} overrides {name}")
         background = self.background_cost if self.background else None
         return _costs.fused_options(self.matching_cls_module, self.matching_loc_module, background)
 
     def _compute_cls_costs(self, pred_logits: Tensor, tgt_classes: Tensor) -> Tensor | None:
         """(B, P, T)"""
         module = self.matching_cls_module
-        return None if module is None else _costs.of_pairs(module, pred_logits, tgt_classes)
+        return None if module is None else of_pairs(module, pred_logits, tgt_classes)
 
     def _compute_loc_costs(self, pred_locs: Tensor, tgt_locs: Tensor) -> Tensor | None:
         """(B, P, T)"""
         module = self.matching_loc_module
-        return None if module is None else _costs.of_pairs(module, pred_locs, tgt_locs)
+        return None if module is None else of_pairs(module, pred_locs, tgt_locs)
 
     def compute_matching(self, cost_matrix: Tensor, target_mask: Tensor | None) -> Tensor:
         """The matching of costs (B, P, T + 1), or (B, P, T) without a background, of the same
