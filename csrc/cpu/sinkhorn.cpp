@@ -6,7 +6,8 @@
 // round is one pass over it: the sums of a block of rows, their new x, what they add to the sums of
 // the columns. beta starts as the least cost of each column. When a factor or a sum leaves the
 // range in which float is exact enough, that update is done from the costs, in double and in
-// logarithms, and the matrix is made again from its result, with x = y = 1.
+// logarithms, and the matrix is made again from its result, with x = 1, and with y = 1 but for
+// columns of little mass, which keep a largest element of 1.
 #include <torch/csrc/stable/library.h>
 
 #include <array>
@@ -26,6 +27,12 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // error of the sums while factors are at most kLargest and sums at least kSmallest. Sums of at
 // most kGreatest do not overflow, nor is an element in them beyond what exp_ holds.
 constexpr double kNothing = -62.4;  // of its logarithm: 2^-90
+// Columns of little mass keep their largest element at 1 by a y from exp(kLeast) on, and then all
+// above kEnough beside it, whose products with that y are normal numbers too.
+template <typename T>
+constexpr double kLeast = sizeof(T) == 4 ? -50 : -300;
+template <typename T>
+constexpr double kEnough = sizeof(T) == 4 ? -35 : -100;
 constexpr double kLargest = 0x1p20, kSmallest = 0x1p-40, kGreatest = 0x1p100;
 
 // out_i = exp(alpha_i + beta - cost_i * inverse), 0 where the logarithm is not above `lowest`.
@@ -141,6 +148,7 @@ class Image {
         alpha_(padded_),
         beta_(width),
         previous_(width),
+        rest_(width),
         x_(padded_),
         y_(width),
         scale_x_(padded_),
@@ -184,6 +192,7 @@ class Image {
     for (int64_t i = 0; i < padded_; ++i) alpha_[i] = log_a_[i] == -kInfinity ? -kInfinity : 0;
     for (int64_t t = 0; t < n; ++t)
       beta_[t] = beta_[t] == kInfinity ? -kInfinity : beta_[t] / options_.reg;
+    std::fill_n(rest_.get(), n, 0.0);
     absorb();
     // v of u = 1
     clear_sums();
@@ -221,8 +230,9 @@ class Image {
   double log_u(int64_t i) const { return alpha_[i] + std::log(double(x_[i])); }
   double log_v(int64_t t) const { return beta_[t] + std::log(double(y_[t])); }
 
-  // The matrix of the potentials alpha and beta, 0 below `lowest`, and x = y = 1.
-  void tabulate(double lowest) {
+  // The matrix of the potentials alpha and beta, 0 below lowest(t), and x = y = 1.
+  template <typename Lowest>
+  void tabulate(const Lowest& lowest) {
     const double inverse = 1 / options_.reg;
     for (int64_t i = 0; i < padded_; i += kRows) {
       const int64_t count = std::min(kRows, rows_ - i);
@@ -230,7 +240,7 @@ class Image {
         for (int64_t t = 0; t < columns_; ++t)
           tile_[t * kRows + k] = k < count ? cost_[(i + k) * width_ + used_[t]] : T(0);
       for (int64_t t = 0; t < columns_; ++t)
-        kernel_of(tile_.get() + t * kRows, alpha_.get() + i, beta_[t], inverse, T(lowest),
+        kernel_of(tile_.get() + t * kRows, alpha_.get() + i, beta_[t], inverse, T(lowest(t)),
                   block(i) + t * kRows);
     }
     std::fill_n(x_.get(), padded_, T(1));
@@ -238,17 +248,32 @@ class Image {
   }
   // The matrix for the rounds to come, and the scales that go with alpha and beta.
   void absorb() {
-    tabulate(sizeof(T) == 4 ? kNothing : -700);
+    constexpr double nothing = sizeof(T) == 4 ? kNothing : -700;
+    tabulate([&](int64_t t) { return std::min(nothing - rest_[t], kEnough<T>); });
+    for (int64_t t = 0; t < columns_; ++t) y_[t] = static_cast<T>(std::exp(rest_[t]));
     const double pa = options_.power_a, pb = options_.power_b;
     for (int64_t i = 0; i < padded_; ++i) scale_x_[i] = scale(alpha_[i], log_a_[i], pa);
     for (int64_t t = 0; t < columns_; ++t) scale_y_[t] = scale(beta_[t], log_b_[t], pb);
+  }
+  // The same for potentials found in logarithms: what a column lacks to 1 goes from beta to y.
+  void absorb_logarithms() {
+    std::fill_n(rest_.get(), columns_, -kInfinity);
+    for (int64_t i = 0; i < rows_; ++i)
+      for (int64_t t = 0; alpha_[i] > -kInfinity && t < columns_; ++t)
+        rest_[t] =
+            std::max(rest_[t], alpha_[i] + beta_[t] - cost_[i * width_ + used_[t]] / options_.reg);
+    for (int64_t t = 0; t < columns_; ++t) {
+      rest_[t] = rest_[t] > -kInfinity ? std::clamp(rest_[t], kLeast<T>, 0.0) : 0;
+      beta_[t] -= rest_[t];
+    }
+    absorb();
   }
   // The matrix of the last potentials: the plan itself. One that was made of potentials with the
   // masses in them lacks elements that are small beside 1, and not beside the masses.
   void settle() {
     for (int64_t i = 0; i < rows_; ++i) alpha_[i] = log_u(i);
     for (int64_t t = 0; t < columns_; ++t) beta_[t] = log_v(t);
-    tabulate(std::log(double(tiny<T>())));
+    tabulate([](int64_t) { return std::log(double(tiny<T>())); });
   }
   // What sum^-power is multiplied by: exp(power log mass - (1 - power) shift), or out of range.
   static T scale(double shift, double log_mass, double power) {
@@ -284,7 +309,7 @@ class Image {
         sum.add(beta_[t] - cost_[i * width_ + used_[t]] / options_.reg);
       alpha_[i] = update(log_a_[i], sum.value(), options_.power_a);
     }
-    absorb();
+    absorb_logarithms();
     clear_sums();
     for (int64_t i = 0; i < padded_; i += kRows) add(i);
   }
@@ -309,7 +334,7 @@ class Image {
         sums[t].add(alpha_[i] - cost_[i * width_ + used_[t]] / options_.reg);
     for (int64_t t = 0; t < columns_; ++t)
       beta_[t] = update(log_b_[t], sums[t].value(), options_.power_b);
-    absorb();
+    absorb_logarithms();
   }
 
   bool is_still() const {
@@ -327,7 +352,7 @@ class Image {
   const T* cost_ = nullptr;
   std::vector<int64_t> used_;  // the columns that have mass
   Workspace<T> matrix_, tile_;
-  Workspace<double> log_a_, log_b_, alpha_, beta_, previous_;
+  Workspace<double> log_a_, log_b_, alpha_, beta_, previous_, rest_;
   Workspace<T> x_, y_, scale_x_, scale_y_, sum_, sums_, total_;
 };
 
