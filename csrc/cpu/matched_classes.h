@@ -8,17 +8,20 @@
 
 namespace fastloss::cpu {
 
-// out += sum_c h_c l_c of the losses of a softmax.
+// out += sum_c h_c l_c of the losses of a softmax; -ln p = (peak - x) + ln sum keeps the logarithm
+// where logits are large.
 template <bool kLog, typename T>
 FASTLOSS_SIMD void softmax_values(const T* __restrict x, const T* __restrict exponentials,
                                   int64_t classes, const Softmax<kTile, T>& softmax,
                                   const T* __restrict h, T* __restrict out) {
+  alignas(64) T log_sum[kTile];
+  for (int64_t l = 0; kLog && l < kTile; ++l) log_sum[l] = log_(softmax.sum[l]);
   for (int64_t c = 0; c < classes; ++c)
 #pragma GCC ivdep
     for (int64_t l = 0; l < kTile; ++l) {
       const int64_t i = c * kTile + l;
       const T loss =
-          kLog ? softmax.log_sum[l] - x[i] : -(exponentials[i] * softmax.inverse[l]);
+          kLog ? (softmax.peak[l] - x[i]) + log_sum[l] : -(exponentials[i] * softmax.inverse[l]);
       out[l] += times(h[i], loss);
     }
 }
@@ -143,18 +146,18 @@ struct ClassRoom {
   std::vector<T> x, work, h, o;
   Softmax<kTile, T> softmax;
 
-  explicit ClassRoom(const ClassOptions& o_)
-      : x(o_.classes * kTile),
-        work(o_.classes * kTile),
-        h((o_.classes + 1) * kTile),
-        o(o_.focal() ? o_.classes * kTile : 0) {}
+  explicit ClassRoom(const ClassOptions& options)
+      : x(options.classes * kTile),
+        work(options.classes * kTile),
+        h((options.classes + 1) * kTile),
+        o(options.focal() ? options.classes * kTile : 0) {}
 };
 
 template <typename T>
 class ClassLosses {
  public:
   ClassLosses(const ClassOptions& options, T background_weight)
-      : o_(options), background_weight_(o_.focal() ? T(1) : background_weight) {}
+      : o_(options), background_weight_(background_weight) {}
 
   // Mass at the background, weighted.
   T of_background(T mass) const { return times(mass, background_weight_); }

@@ -32,7 +32,7 @@ class Kernel {
         columns_(matching.size(2)),
         images_(logits.size(0)),
         weight_(weights(class_weight)),
-        class_losses_(classes, o_.focal() ? T(1) : weight_[o_.background]),
+        class_losses_(classes, weight_[o_.focal() ? o_.classes : o_.background]),
         box_losses_(box_options) {
     for (int64_t l = 0; l < kTile; ++l) {
       logit_starts_[l] = static_cast<Label<T>>(l * o_.classes);

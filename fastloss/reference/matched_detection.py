@@ -219,7 +219,7 @@ def backward(
     g_logits = _class_gradient(x, h, o, cls_loss, alpha, gamma) if needs & 1 else None
     b, t = _pairs(boxes, target_boxes, at_targets)
     p, q, s, poison = scaled(b, t)
-    slope = poison[..., None]  # (B, N, M, 4)
+    slope = poison[..., None].expand_as(b)  # (B, N, M, 4)
     if distance_weight:
         slope = slope + distance_weight * regression_loss.derivative(b - t, distance, beta)
     if iou_weight:

@@ -76,6 +76,7 @@ def samples() -> Iterator[Sample]:
     for distance in DISTANCES:
         options = {"distance": distance, "beta": 0.3, "iou_weight": 0}
         yield _sample(distance, inputs, "small", **options)
+    yield _sample("classes-alone", inputs, "small", distance_weight=0.0, iou_weight=0.0)
     yield _sample("mining", inputs, "small", neg_to_pos_ratio=1.0)
     one_hot = {**inputs, "matching": matched(g, inputs, dense=False)}
     yield _sample("mining-one-hot", one_hot, "small", neg_to_pos_ratio=1.0, background=2)
