@@ -37,6 +37,7 @@ help:  ## this list
 
 demo: $(VENV)/built  ## train a small detector on a real image, with plain losses and with fastloss
 	$(PY) examples/train_detector.py
+	$(PY) examples/train_detector.py --loss uotod-sinkhorn --seeds 1
 
 demo-segmentation: $(VENV)/built  ## train a small U-Net on the same image: Lovász, boundary and OHEM losses
 	$(PY) examples/train_segmenter.py

@@ -4,6 +4,9 @@ Both variants start from the same weights and see the same batches in the same o
 curves coincide up to rounding; what differs is what the loss costs. Run from the repository root:
 
     python examples/train_detector.py
+
+Every cell of the network's grid has a target of its own; with `--loss uotod-hungarian` or
+`--loss uotod-sinkhorn` the cells of an image are matched with its objects instead, in each step.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from common.download import DataError
 from common.measure import Run
 from common.picture import SOURCE
 from common.training import Losses, Trainer, train_in_turn
-from detector import draw, plain_losses
-from detector.data import STRIDE, Picture, Targets, batches, load
+from detector import draw, matched, plain_losses
+from detector.data import STRIDE, Picture, Targets, batches, load, of_cells, of_images
 from detector.evaluate import detect
 from detector.model import Detector
 
@@ -26,8 +29,14 @@ from fastloss import functional as fused
 BATCH = 16  # crops of 128 × 128 pixels: 16,384 cells per step
 LEARNING_RATE = 1.5e-3
 L1_WEIGHT = 0.125  # the coordinate distance is in pixels, GIoU lies in 0..2
+CELLS = "cells"
+MATCHED = {"uotod-hungarian": "hungarian", "uotod-sinkhorn": "sinkhorn"}
 # The losses of this example under their names in the benchmark.
-WORKLOADS = ("sigmoid_focal.index", "aligned_giou", "elem_smooth_l1")
+WORKLOADS = {
+    CELLS: ("sigmoid_focal.index", "aligned_giou", "elem_smooth_l1"),
+    "uotod-hungarian": ("uotod_detloss.hungarian",),
+    "uotod-sinkhorn": ("uotod_detloss.unbalanced",),
+}
 
 
 def with_plain_pytorch(logits: torch.Tensor, boxes: torch.Tensor, target: Targets) -> torch.Tensor:
@@ -50,24 +59,42 @@ def with_fastloss(logits: torch.Tensor, boxes: torch.Tensor, target: Targets) ->
     return score + overlap + L1_WEIGHT * distance
 
 
-VARIANTS: dict[str, Losses] = {"plain PyTorch": with_plain_pytorch, "fastloss": with_fastloss}
+def variants(loss: str) -> dict[str, Losses]:
+    """The two ways to compute the losses of that name."""
+    if loss == CELLS:
+        return {"plain PyTorch": with_plain_pytorch, "fastloss": with_fastloss}
+    return {"plain PyTorch": matched.Plain(MATCHED[loss]), "fastloss": matched.Fused(MATCHED[loss])}
 
 
 def train(
-    seed: int, steps: int, picture: tuple[Picture, Picture], device: torch.device
+    seed: int,
+    steps: int,
+    picture: tuple[Picture, Picture],
+    device: torch.device,
+    loss: str = CELLS,
+    moments: matched.Moments | None = None,
 ) -> dict[str, Run]:
+    """`moments` records matchings as training goes on."""
     train_part, held_out = picture
-    data = batches(train_part, steps, BATCH, seed, device)
+    targets = of_cells if loss == CELLS else of_images
+    data = batches(train_part, steps, BATCH, seed, device, targets)
     settings = {"seed": seed, "steps": steps, "learning_rate": LEARNING_RATE, "device": device}
-    trainers = {name: Trainer(Detector, losses, **settings) for name, losses in VARIANTS.items()}
-    train_in_turn(trainers, data, f"seed {seed}")
+    trainers = {
+        name: Trainer(Detector, losses, **settings) for name, losses in variants(loss).items()
+    }
+
+    def after_step(step: int) -> None:
+        if moments is not None:
+            moments.record(step, trainers, *data[-1])
+
+    train_in_turn(trainers, data, f"seed {seed}", after_step)
     for trainer in trainers.values():
         trainer.run.result = detect(trainer.model, held_out.image, held_out.boxes)
     return {name: trainer.run for name, trainer in trainers.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    chosen = options.parse(arguments, __doc__.splitlines()[0], steps=90)
+    chosen = options.parse(arguments, __doc__.splitlines()[0], steps=90, losses=(CELLS, *MATCHED))
     torch.set_num_threads(chosen.threads)
     device = torch.device(chosen.device)
     try:
@@ -82,18 +109,24 @@ def main(arguments: list[str] | None = None) -> int:
     )
     report.kernels(device)
 
-    runs: dict[str, list[Run]] = {name: [] for name in VARIANTS}
+    moments = None if chosen.loss == CELLS else matched.Moments((1, chosen.steps))
+    runs: dict[str, list[Run]] = {name: [] for name in variants(chosen.loss)}
     for seed in range(chosen.seeds):
-        for name, run in train(seed, chosen.steps, picture, device).items():
+        drawn = moments if seed == 0 else None
+        for name, run in train(seed, chosen.steps, picture, device, chosen.loss, drawn).items():
             runs[name].append(run)
     report.training("Training", runs, {"held-out F1@0.5": lambda run: run.result.f1})
 
     chosen.output.mkdir(parents=True, exist_ok=True)
-    pictures = chosen.output / "predictions.png", chosen.output / "losses.png"
+    suffix = "" if chosen.loss == CELLS else f"-{chosen.loss}"
+    pictures = [chosen.output / f"{name}{suffix}.png" for name in ("predictions", "losses")]
     draw.predictions(pictures[0], *picture, {n: r[0].result for n, r in runs.items()})
     curves.draw(pictures[1], {"Detection losses": runs})
+    if moments is not None:
+        pictures.append(chosen.output / f"matching{suffix}.png")
+        draw.matchings(pictures[-1], moments)
     if not chosen.no_bench:
-        report.large_batch(WORKLOADS, device)
+        report.large_batch(WORKLOADS[chosen.loss], device)
     print("Pictures:", *pictures)
     return 0
 

@@ -16,6 +16,7 @@ import example_data  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PNG = b"\x89PNG"
+losses = pytest.mark.parametrize("loss", ("cells", "uotod-hungarian", "uotod-sinkhorn"))
 
 
 @pytest.fixture
@@ -36,16 +37,21 @@ def picture(tmp_path: Path) -> Path:
     return example_data.write(tmp_path / "data")
 
 
-def test_script_ends_with_table_and_pictures(picture: Path, tmp_path: Path) -> None:
+@losses
+def test_script_ends_with_table_and_pictures(loss: str, picture: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     command = [sys.executable, str(EXAMPLES / "train_detector.py"), "--seeds=1", "--steps=3"]
-    command += [f"--data={picture}", f"--output={output}", "--no-bench"]
+    command += [f"--data={picture}", f"--output={output}", "--no-bench", f"--loss={loss}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for text in ("held-out F1@0.5", "share of the loss", "largest difference", "fastloss on cpu:"):
         assert text in done.stdout
-    for name in ("predictions.png", "losses.png"):
-        assert (output / name).read_bytes().startswith(PNG)
+    names = {"predictions", "losses"}
+    if loss != "cells":
+        names = {f"{name}-{loss}" for name in (*names, "matching")}
+    assert {path.stem for path in output.iterdir()} == names
+    for path in output.iterdir():
+        assert path.read_bytes().startswith(PNG)
 
 
 def test_output_without_rich(example, picture: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -68,19 +74,21 @@ def test_runs_on_a_gpu(example, picture: Path, tmp_path: Path, capsys) -> None:
     assert "fastloss on cuda:" in capsys.readouterr().out
 
 
-def test_both_variants_compute_the_same_loss(example, picture: Path) -> None:
+@losses
+def test_both_variants_compute_the_same_loss(loss: str, example, picture: Path) -> None:
     train_part, _ = example.load(picture)
-    (images, target), *_ = example.batches(train_part, 1, 2, 0, torch.device("cpu"))
+    targets = example.of_cells if loss == "cells" else example.of_images
+    (images, target), *_ = example.batches(train_part, 1, 2, 0, torch.device("cpu"), targets)
     torch.manual_seed(0)
     outputs = [output.detach() for output in example.Detector()(images)]
     results = []
-    for losses in example.VARIANTS.values():
+    for variant in example.variants(loss).values():
         leaves = [output.clone().requires_grad_() for output in outputs]
-        loss = losses(*leaves, target)
-        loss.backward()
-        results.append([loss.detach(), *(leaf.grad for leaf in leaves)])
+        value = variant(*leaves, target)
+        value.backward()
+        results.append([value.detach(), *(leaf.grad for leaf in leaves)])
     for plain, fused in zip(*results, strict=True):
-        torch.testing.assert_close(fused, plain)
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_targets_are_the_boxes_of_the_mask(example, picture: Path) -> None:
@@ -89,7 +97,7 @@ def test_targets_are_the_boxes_of_the_mask(example, picture: Path) -> None:
     train_part, held_out = example.load(picture)
     assert train_part.image.shape == (128, 144) and held_out.image.shape == (128, 48)
     assert boxes_of(np.pad(np.full((7, 9), 5), ((2, 3), (4, 1)))).tolist() == [[4, 2, 13, 9]]
-    _, target = example.batches(train_part, 1, 2, 0, torch.device("cpu"))[0]
+    _, target = example.batches(train_part, 1, 2, 0, torch.device("cpu"), example.of_cells)[0]
     inside = target.weights > 0
     assert inside.any() and target.count == inside.sum()
     assert torch.equal(inside, target.labels != BACKGROUND)

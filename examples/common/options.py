@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +11,14 @@ import torch
 _HERE = Path(__file__).resolve().parents[1]
 
 
-def parse(arguments: list[str] | None, description: str, steps: int) -> argparse.Namespace:
-    """Ends the program with a message where the arguments cannot be used."""
+def parse(
+    arguments: list[str] | None, description: str, steps: int, losses: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Ends the program with a message where the arguments cannot be used. `losses` to choose from,
+    if there are several; the first is the default."""
     parser = argparse.ArgumentParser(description=description)
+    if losses:
+        parser.add_argument("--loss", choices=losses, default=losses[0], help=f"({losses[0]})")
     parser.add_argument("--seeds", type=_positive, default=3, help="runs of each variant (3)")
     parser.add_argument(
         "--steps", type=_positive, default=steps, help=f"steps of each run ({steps})"

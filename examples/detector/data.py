@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from common import picture
 from common.picture import random_square
+from torch.nn.utils.rnn import pad_sequence
 
 STRIDE = 4  # pixels per cell of the output grid
 CROP = 128  # pixels per side of a training crop
@@ -33,6 +35,14 @@ class Targets(NamedTuple):
     count: torch.Tensor  # () number of object cells, at least 1
 
 
+class Objects(NamedTuple):
+    """The objects of the images of a batch, padded to the one with most of them."""
+
+    labels: torch.Tensor  # (B, T, 1) one-hot, of the one class there is
+    boxes: torch.Tensor  # (B, T, 4) xyxy in pixels
+    mask: torch.Tensor  # (B, T) bool, False for padding
+
+
 def load(folder: Path) -> tuple[Picture, Picture]:
     """The part for training and the part held out."""
     train, held_out = (Picture(*part, boxes_of(part.instances)) for part in picture.load(folder))
@@ -51,25 +61,48 @@ def boxes_of(instances: np.ndarray) -> np.ndarray:
 
 
 def batches(
-    part: Picture, steps: int, batch: int, seed: int, device: torch.device
-) -> list[tuple[torch.Tensor, Targets]]:
-    """Cut all batches beforehand, so that training time is the network's and the losses' alone."""
+    part: Picture,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: torch.device,
+    targets: Callable[[Sequence[np.ndarray]], NamedTuple],
+) -> list[tuple[torch.Tensor, NamedTuple]]:
+    """Cut all batches beforehand, so that training time is the network's and the losses' alone.
+    `targets`, `of_cells` or `of_images`, makes those of a batch from its instances."""
     random = np.random.default_rng(seed)
-    return [_batch(part, batch, random, device) for _ in range(steps)]
+    return [_batch(part, batch, random, device, targets) for _ in range(steps)]
 
 
 def _batch(
-    part: Picture, batch: int, random: np.random.Generator, device: torch.device
-) -> tuple[torch.Tensor, Targets]:
+    part: Picture,
+    batch: int,
+    random: np.random.Generator,
+    device: torch.device,
+    targets: Callable[[Sequence[np.ndarray]], NamedTuple],
+) -> tuple[torch.Tensor, NamedTuple]:
     crops = [random_square(part[:2], CROP, random) for _ in range(batch)]
     images = torch.from_numpy(np.stack([image for image, _ in crops]))[:, None]  # (B, 1, H, W)
-    cells = [_cell_targets(boxes_of(instances), instances.shape) for _, instances in crops]
+    found = targets([instances for _, instances in crops])
+    return images.to(device), type(found)(*(tensor.to(device) for tensor in found))
+
+
+def of_images(crops: Sequence[np.ndarray]) -> Objects:
+    """The objects of each image."""
+    boxes = [torch.from_numpy(boxes_of(instances)) for instances in crops]
+    real = [torch.ones(len(found), dtype=torch.bool) for found in boxes]
+    mask = pad_sequence(real, batch_first=True)  # (B, T)
+    return Objects(torch.ones(*mask.shape, 1), pad_sequence(boxes, batch_first=True), mask)
+
+
+def of_cells(crops: Sequence[np.ndarray]) -> Targets:
+    """The answer of each cell."""
+    cells = [_cell_targets(boxes_of(instances), instances.shape) for instances in crops]
     boxes = torch.from_numpy(np.concatenate([boxes for boxes, _ in cells]))  # (N, 4)
     inside = torch.from_numpy(np.concatenate([inside for _, inside in cells]))  # (N,) bool
     labels = torch.where(inside, 0, BACKGROUND)
     count = inside.sum().clamp(min=1).float()
-    targets = Targets(labels, boxes, inside.float(), count)
-    return images.to(device), Targets(*(tensor.to(device) for tensor in targets))
+    return Targets(labels, boxes, inside.float(), count)
 
 
 def _cell_targets(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from detector.data import Picture
 from detector.evaluate import Detections
+from detector.matched import Moments
 
 _TRUE, _HIT, _WRONG, _MISSED = "#8ae234", "#34c6f4", "#ff5252", "#ffd23f"
 
@@ -57,15 +58,49 @@ def predictions(
     figure.savefig(path, dpi=120)
 
 
+def matchings(path: Path, moments: Moments) -> None:
+    """A row for each moment, a column for each variant: the image with its objects, and in their
+    colours the predictions that are matched with them, the stronger the more."""
+    rows, names = moments.recorded, list(moments.recorded[0].matchings)
+    figure = Figure(figsize=(6.5 * len(names), 6.8 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(names), squeeze=False)
+    colors = [f"C{index}" for index in (0, 1, 2, 3, 4, 8, 9, 6)]  # none is grey
+    for moment, line in zip(rows, axes, strict=True):
+        for name, axis in zip(names, line, strict=True):
+            _show(axis, moment.image.numpy())
+            boxes, masses = moment.boxes[name].numpy(), moment.matchings[name].numpy()
+            axis.set_title(f"{name}, after step {moment.step}", fontsize=11)
+            axis.set(xlim=(-0.5, moment.image.shape[1] - 0.5))
+            axis.set(ylim=(moment.image.shape[0] - 0.5, -0.5))
+            for index, (target, mass) in enumerate(zip(moment.targets.numpy(), masses.T)):
+                color = colors[index % len(colors)]
+                _boxes(axis, target[None], color)
+                middle = (target[:2] + target[2:]) / 2 - 0.5
+                for row in np.flatnonzero(mass > 0.02):
+                    x, y = (boxes[row, :2] + boxes[row, 2:]) / 2 - 0.5
+                    share = min(float(mass[row]), 1.0)
+                    axis.plot([x, middle[0]], [y, middle[1]], color=color, linewidth=3 * share)
+                    _boxes(axis, boxes[row][None], color, ":", alpha=0.6 * share)
+    figure.suptitle("Objects (solid) and the predictions matched with them (dotted)", fontsize=14)
+    figure.savefig(path, dpi=110)
+
+
 def _show(axis: Axes, image: np.ndarray) -> None:
     axis.imshow(image, cmap="gray", vmin=0, vmax=1.2, interpolation="nearest")
     axis.set_axis_off()
 
 
-def _boxes(axis: Axes, boxes: np.ndarray, color: str, style: str = "-") -> None:
+def _boxes(axis: Axes, boxes: np.ndarray, color: str, style: str = "-", alpha: float = 1.0) -> None:
     for x1, y1, x2, y2 in boxes - 0.5:  # pixel centres lie on whole numbers
         axis.add_patch(
             Rectangle(
-                (x1, y1), x2 - x1, y2 - y1, fill=False, color=color, linestyle=style, linewidth=1.4
-            )
+                (x1, y1),
+                x2 - x1,
+                y2 - y1,
+                fill=False,
+                color=color,
+                linestyle=style,
+                linewidth=1.4,
+                alpha=alpha,
+            )  # fmt: skip
         )
