@@ -169,6 +169,13 @@ def test_half_precision(name, dtype):
         torch.testing.assert_close(matching.float(), wide, rtol=0.1, atol=0.05)
 
 
+@pytest.mark.parametrize("name", [name for name in MATCHERS if "balanced" in name])
+def test_costs_of_zero_are_not_divided_by_zero(name):
+    cost, mask = costs()
+    theirs = made(UOTOD, name)
+    assert_matching(name, made(ours, name).compute_matching(cost * 0, mask), theirs, cost * 0, mask)
+
+
 def test_more_targets_than_predictions():
     cost = torch.rand(2, 3, 8, generator=torch.Generator().manual_seed(0))
     for name in MATCHERS:

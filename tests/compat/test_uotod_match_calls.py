@@ -2,11 +2,14 @@
 
 import copy
 import warnings
+import weakref
 
 import pytest
 import torch
 from references import or_skip, uotod
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from uotod_cases import MATCHERS, OURS, batch, costs
 
 import fastloss
@@ -93,6 +96,31 @@ def test_what_is_kept():
     for name in ("background", "background_cost", "is_anchor_based", "matching_loc_module"):
         assert hasattr(matcher, name)
     assert not list(matcher.parameters()) and not matcher.state_dict()
+
+
+class Live(TorchDispatchMode):
+    """Counts storages of at least so many bytes that are alive at once."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least, self.seen, self.most = least, [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.seen += [weakref.ref(x) for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        storages = [x().untyped_storage() for x in self.seen if x() is not None]
+        large = {x.data_ptr() for x in storages if x.nbytes() >= self.least}
+        self.most = max(self.most, len(large))
+        return result
+
+
+@pytest.mark.parametrize("name", MATCHERS)
+def test_memory(name):
+    """The cost, the matching and one more of that size, all in all."""
+    given = batch(counts=(30, 20, 9), rows=50, columns=30)
+    with Live(least=3 * 50 * 30 * 4) as live:
+        made(name)(*given)
+    assert 2 <= live.most <= 3
 
 
 NAN = torch.nan
