@@ -337,7 +337,7 @@ def test_what_has_no_weight_is_not_read(language, triton_kernels):
 
 @quiet
 @languages
-@pytest.mark.parametrize("eps", (1e-7, 0.0, 1e-18, 1e-2))
+@pytest.mark.parametrize("eps", (1e-7, 0.0, 1e-30, 1e-18, 1e-2, 1e25))
 @pytest.mark.parametrize("iou_kind", KINDS)
 def test_iou_is_that_of_pairwise_iou(iou_kind, eps, language, triton_kernels):
     g = torch.Generator().manual_seed(3)

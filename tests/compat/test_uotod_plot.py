@@ -119,6 +119,14 @@ def test_many_targets_and_no_mask():
     assert table(matcher.plot()[2])[0].shape == (9, 6)
 
 
+def test_what_has_a_gradient():
+    input, target = batch()
+    input["pred_boxes"].requires_grad_()
+    matcher = ours.SoftMin(loc_match_module=L1)
+    matcher(input, target, cost_matrix=matcher.compute_cost_matrix(input, target))
+    assert all(matcher.plot(img=IMG))
+
+
 def summed(same_cost):
     modules = [ours.Hungarian(loc_match_module=L1), ours.SoftMin(loc_match_module=L1)]
     options = {"weights": [1, 0.5], "same_cost": same_cost}

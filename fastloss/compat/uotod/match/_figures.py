@@ -28,18 +28,19 @@ def of_matcher(
 ) -> tuple[Any, Any, Any]:
     """See `_Match.plot`."""
     background = _check(matcher, background)
-    matching = matcher._last_match[idx].cpu()  # (P, T + 1 or T)
+    matching = _on_host(matcher._last_match, idx)  # (P, T + 1 or T)
     columns = _real(matcher, idx)
     rows = torch.ones(len(matching), dtype=torch.bool)
     if matcher.background:
         rows = matching[:, -1] <= max_background_match
     figures: list[Any] = [None, None, None]
     if img is not None:
-        boxes = (matcher._last_input["pred_boxes"], matcher._last_target["boxes"])
+        predicted = _on_host(matcher._last_input["pred_boxes"], idx)
+        targets = _on_host(matcher._last_target["boxes"], idx)
         image = img[idx] if isinstance(img, list) else img
-        figures[0] = _image(image, *(x[idx].detach().cpu() for x in boxes), rows, columns)
+        figures[0] = _image(image, predicted, targets, rows, columns)
     if plot_cost:
-        cost = matcher._last_cost[idx].cpu()
+        cost = _on_host(matcher._last_cost, idx)
         figures[1] = _tables([cost], "Cost", [""], "Oranges", rows, columns, background)
     if plot_match:
         figures[2] = _tables([matching], "Match", [""], "Greys", rows, columns, background)
@@ -60,11 +61,11 @@ def of_sum(
     rows, columns = torch.ones(len(matcher._last_match[idx]), dtype=torch.bool), _real(matcher, idx)
     figures: list[Any] = [None, None]
     if plot_costs:
-        costs = [cost[idx].cpu() for cost in matcher._last_cost]
+        costs = [_on_host(cost, idx) for cost in matcher._last_cost]
         title = "Costs in WeightedSum"
         figures[0] = _tables(costs, title, names, "Oranges", rows, columns, background)
     if plot_matches:
-        matchings = [matching[idx].cpu() for matching in matcher._last_matchings]
+        matchings = [_on_host(matching, idx) for matching in matcher._last_matchings]
         title = "Matches in WeightedSum"
         figures[1] = _tables(matchings, title, names, "Greys", rows, columns, background)
     if erase:
@@ -88,6 +89,10 @@ def _real(matcher: Any, idx: int) -> Tensor:
     if target["mask"] is None:
         return torch.ones(target["labels"].shape[1], dtype=torch.bool)
     return target["mask"][idx].cpu()
+
+
+def _on_host(x: Tensor, idx: int) -> Tensor:
+    return x[idx].detach().cpu()
 
 
 def _pyplot() -> Any:

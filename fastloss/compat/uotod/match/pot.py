@@ -15,7 +15,9 @@ class _POT(_Transport):
 
     available_methods: list[str]
 
-    def __init__(self, *, method: str = "sinkhorn", individual: bool = True, **options: Any):
+    def __init__(
+        self, *, method: str = "sinkhorn", individual: bool = True, **options: Any
+    ) -> None:
         assert method in self.available_methods, (
             f"method must be one of {self.available_methods}, got {method!r}"
         )
