@@ -200,6 +200,8 @@ def test_softmin_masks_padding_for_any_reg():
         matcher = ours.SoftMin(source="prediction", reg=reg, loc_match_module=OURS["loc"]["l1"])
         found = matcher.compute_matching(cost, mask)
         torch.testing.assert_close(found, (-real / reg).softmax(2))
+        matcher.background = False
+        assert not matcher.compute_matching(cost[..., :-1], mask & False).any()
 
 
 def test_closest_target_leaves_the_cost_alone():
