@@ -267,7 +267,7 @@ def greedy(base, **defaults):
 @pytest.mark.parametrize("individual", [True, False])
 def test_subclasses(individual, background):
     options = {"scale": 2.0, "individual": individual, "background": background}
-    options["loc_match_module"] = L1
+    options |= {"loc_match_module": L1, "background_cost": 1.0}  # the cheapest of some
     input, target = batch(counts=(5, 2, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -275,6 +275,7 @@ def test_subclasses(individual, background):
     theirs = greedy(UOTOD.match._Match._Match)(**options)
     matching = matcher(input, target)
     assert torch.equal(matching, theirs(input, target)) and matching.max() == 2
+    assert not background or matching[..., -1].any()
     assert torch.equal(
         matcher.compute_matching(matcher._last_cost, None),
         theirs.compute_matching(theirs._last_cost, None),
