@@ -89,13 +89,29 @@ def test_what_is_kept():
     kept = ("_last_cost", "_last_match", "_last_input", "_last_target")
     assert all(getattr(matcher, name) is None for name in kept)
     matching = matcher(input, target)
-    assert matcher._last_match is matching and matcher._last_input is input
-    assert matcher._last_cost.shape == matching.shape and matcher._last_target is target
+    assert matcher._last_match is matching and matcher._last_cost.shape == matching.shape
+    for last, given in ((matcher._last_input, input), (matcher._last_target, target)):
+        assert last.keys() == given.keys()
+        assert all(last[name].data_ptr() == given[name].data_ptr() for name in given)
     matcher(input, target, save=False)
     assert all(getattr(matcher, name) is None for name in kept)
     for name in ("background", "background_cost", "is_anchor_based", "matching_loc_module"):
         assert hasattr(matcher, name)
     assert not list(matcher.parameters()) and not matcher.state_dict()
+
+
+@pytest.mark.parametrize("name", ["hungarian", "sum"])
+def test_a_matcher_can_be_copied_after_a_call(name):
+    """What is kept has no graph, whatever the caller's tensors have."""
+    input, target = batch()
+    input["pred_boxes"] = input["pred_boxes"].requires_grad_() * 1
+    matcher = made("hungarian")
+    if name == "sum":
+        matcher = ours.WeightedSum(matching_modules=[matcher], loc_match_module=L1)
+    cost = matcher.compute_cost_matrix(input, target)
+    assert cost.requires_grad
+    matching = matcher(input, target, cost_matrix=cost)
+    assert torch.equal(copy.deepcopy(matcher)(input, target, cost_matrix=cost), matching)
 
 
 class Live(TorchDispatchMode):

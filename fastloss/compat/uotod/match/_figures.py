@@ -86,13 +86,13 @@ def _check(matcher: Any, background: bool) -> bool:
 def _real(matcher: Any, idx: int) -> Tensor:
     """(T,) bool: the targets of an image that are no padding."""
     target = matcher._last_target
-    if target["mask"] is None:
+    if "mask" not in target:
         return torch.ones(target["labels"].shape[1], dtype=torch.bool)
-    return target["mask"][idx].cpu()
+    return _on_host(target["mask"], idx)
 
 
 def _on_host(x: Tensor, idx: int) -> Tensor:
-    return x[idx].detach().cpu()
+    return x[idx].cpu()
 
 
 def _pyplot() -> Any:

@@ -97,8 +97,8 @@ class _Match(nn.Module):
         matching = self.compute_matching(cost_matrix, mask_of(target))
         refuse_nan(matching)
         if save:
-            self._last_cost, self._last_match = cost_matrix, matching
-            self._last_input, self._last_target = input, target
+            self._last_cost, self._last_match = cost_matrix.detach(), matching
+            self._last_input, self._last_target = without_graph(input), without_graph(target)
         return matching
 
     @property
@@ -242,6 +242,11 @@ def mask_of(target: Batch) -> Tensor | None:
         f'target["mask"] must be of dtype torch.bool, got {mask.dtype}'
     )
     return mask
+
+
+def without_graph(batch: Batch) -> Batch:
+    """The tensors of a batch as they can be kept, copied and pickled."""
+    return {name: x.detach() for name, x in batch.items() if isinstance(x, Tensor)}
 
 
 def refuse_nan(matching: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastloss.compat.uotod.match import _figures
-from fastloss.compat.uotod.match._match import _Match, mask_of, refuse_nan
+from fastloss.compat.uotod.match._match import _Match, mask_of, refuse_nan, without_graph
 from fastloss.compat.uotod.utils import Batch, pad_target, stack_input
 
 
@@ -133,9 +133,9 @@ class WeightedSum(_Match):
             total /= sum(self.weights)
         refuse_nan(total)
         if save:
-            self._last_cost = cost_matrix if self.same_cost else costs
+            self._last_cost = cost_matrix.detach() if self.same_cost else costs
             self._last_match, self._last_matchings = total, matchings
-            self._last_input, self._last_target = input, target
+            self._last_input, self._last_target = without_graph(input), without_graph(target)
         return total
 
     def _cost_for(self, module: _Match, cost: Tensor) -> Tensor:
