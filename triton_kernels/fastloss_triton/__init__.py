@@ -10,6 +10,7 @@ from . import (  # noqa: F401
     iou_match,
     lovasz,
     lovasz_histogram,
+    matched_detection,
     matching_cost,
     ohem_loss,
     ohem_pixels,

@@ -83,7 +83,7 @@ def _box_cost(
 
 
 @triton.jit
-def _exponentials(logits, x_c, rows, classes, CB: tl.constexpr, DTYPE: tl.constexpr):
+def exponentials(logits, x_c, rows, classes, CB: tl.constexpr, DTYPE: tl.constexpr):
     """The largest logit of each row, and the sum of exp(x - largest); (ROWS, 1) pointers."""
     top = tl.full(rows.shape, float("-inf"), DTYPE)
     total = tl.zeros(rows.shape, DTYPE)
@@ -119,7 +119,7 @@ def _class_cost(
     if KIND == 3:
         cost = _focal(own, ALPHA, GAMMA)
     else:
-        top, total = _exponentials(logits, x_c, rows, classes, CB, DTYPE)
+        top, total = exponentials(logits, x_c, rows, classes, CB, DTYPE)
         if KIND == 1:
             cost = -tl.exp(own - top) / total
         else:  # infinite where finite logits are far apart, which saturates, and at -inf

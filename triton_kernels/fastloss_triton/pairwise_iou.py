@@ -35,7 +35,7 @@ def _are_tame(x1, y1, x2, y2):
 
 
 @triton.jit
-def _angle(x1, y1, x2, y2, EPS: tl.constexpr, KIND: tl.constexpr):
+def angle_of(x1, y1, x2, y2, EPS: tl.constexpr, KIND: tl.constexpr):
     """atan(width / height) for CIoU, by halves so that a width cannot overflow."""
     if KIND == 3:
         angle = atan_ratio(x2 * 0.5 - x1 * 0.5, y2 * 0.5 - y1 * 0.5 + EPS * 0.5)
@@ -45,7 +45,7 @@ def _angle(x1, y1, x2, y2, EPS: tl.constexpr, KIND: tl.constexpr):
 
 
 @triton.jit
-def _similarity(
+def scaled_similarity(
     ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s,
     EPS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
@@ -79,17 +79,17 @@ def pairwise_iou_fwd(
     ax1, ay1, ax2, ay2 = load_boxes(boxes1 + batch * stride1, i, n, ROWS, DTYPE)
     bx1, by1, bx2, by2 = load_boxes(boxes2 + batch * stride2, j, m, COLUMNS, DTYPE)
     tame = _are_tame(ax1, ay1, ax2, ay2) & _are_tame(bx1, by1, bx2, by2)
-    a_angle = _angle(ax1, ay1, ax2, ay2, EPS, KIND)[:, None]
-    b_angle = _angle(bx1, by1, bx2, by2, EPS, KIND)[None, :]
+    a_angle = angle_of(ax1, ay1, ax2, ay2, EPS, KIND)[:, None]
+    b_angle = angle_of(bx1, by1, bx2, by2, EPS, KIND)[None, :]
     ax1, ay1, ax2, ay2 = ax1[:, None], ay1[:, None], ax2[:, None], ay2[:, None]
     bx1, by1, bx2, by2 = bx1[None, :], by1[None, :], bx2[None, :], by2[None, :]
     if tame:
-        value = _similarity(
+        value = scaled_similarity(
             ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, 1.0, EPS, KIND
         )[0]
     else:
         s, poison = scale_of(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, DTYPE)
-        value = poison + _similarity(
+        value = poison + scaled_similarity(
             ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s, EPS, KIND
         )[0]  # fmt: skip
     at = (batch * n + i[:, None]) * m + j[None, :]
@@ -110,13 +110,13 @@ def _through_angle(w, h, g_angle, s, EPS: tl.constexpr, KIND: tl.constexpr):
 
 
 @triton.jit
-def _gradients(
+def pair_gradients(
     ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s, g, k, angle_k,
     EPS: tl.constexpr, KIND: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a pair to the coordinates of both boxes (without their areas, unless SCALED), to
     the area of either, and to the angle of b."""
-    _, g_box, ox, oy, hx, hy, sx, sy, angle = _similarity(
+    _, g_box, ox, oy, hx, hy, sx, sy, angle = scaled_similarity(
         ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s, EPS, KIND
     )
     area = g_box * g
@@ -167,7 +167,7 @@ def pairwise_iou_bwd(
     j = column_tile * COLUMNS + tl.arange(0, COLUMNS)
     x1, y1, x2, y2 = load_boxes(boxes2 + batch * stride2, j, m, COLUMNS, DTYPE)
     columns_tame = _are_tame(x1, y1, x2, y2)
-    b_angle = _angle(x1, y1, x2, y2, EPS, KIND)[None, :]
+    b_angle = angle_of(x1, y1, x2, y2, EPS, KIND)[None, :]
     bx1, by1, bx2, by2 = x1[None, :], y1[None, :], x2[None, :], y2[None, :]
     zero = tl.zeros((ROWS, COLUMNS), DTYPE)
     s1, s2, s3, s4, s_area, s_angle = zero, zero, zero, zero, zero, zero
@@ -175,7 +175,7 @@ def pairwise_iou_bwd(
         i = start + tl.arange(0, ROWS)
         u1, v1, u2, v2 = load_boxes(boxes1 + batch * stride1, i, n, ROWS, DTYPE)
         tame = columns_tame & _are_tame(u1, v1, u2, v2)
-        a_angle = _angle(u1, v1, u2, v2, EPS, KIND)[:, None]
+        a_angle = angle_of(u1, v1, u2, v2, EPS, KIND)[:, None]
         ax1, ay1, ax2, ay2 = u1[:, None], v1[:, None], u2[:, None], v2[:, None]
         if DENSE:
             at = (batch * n + i[:, None]) * m + j[None, :]
@@ -184,13 +184,13 @@ def pairwise_iou_bwd(
         mask = (i < n)[:, None] & (j < m)[None, :]
         g = tl.load(grad + at, mask=mask, other=0.0).to(DTYPE)
         if tame:
-            a1, a2, a3, a4, b1, b2, b3, b4, area, angle = _gradients(
+            a1, a2, a3, a4, b1, b2, b3, b4, area, angle = pair_gradients(
                 ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, 1.0, g, g, g,
                 EPS, KIND, False,
             )  # fmt: skip
         else:
             s, poison = scale_of(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, DTYPE)
-            a1, a2, a3, a4, b1, b2, b3, b4, area, angle = _gradients(
+            a1, a2, a3, a4, b1, b2, b3, b4, area, angle = pair_gradients(
                 ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s, g, g * s + poison,
                 g + poison, EPS, KIND, True,
             )  # fmt: skip

@@ -16,7 +16,7 @@ KINDS = {"l1": 0, "smooth_l1": 1, "mse": 2, "balanced_l1": 3}
 
 
 @triton.jit
-def _value(
+def value(
     d, BETA: tl.constexpr, ALPHA: tl.constexpr, GAMMA: tl.constexpr, GROWTH: tl.constexpr,
     KIND: tl.constexpr,
 ):  # fmt: skip
@@ -36,7 +36,7 @@ def _value(
 
 
 @triton.jit
-def _derivative(
+def derivative(
     d, BETA: tl.constexpr, ALPHA: tl.constexpr, GAMMA: tl.constexpr, GROWTH: tl.constexpr,
     KIND: tl.constexpr,
 ):  # fmt: skip
@@ -69,7 +69,7 @@ def regression_loss_fwd(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = load_block(pred, i, n).to(DTYPE)
     t = load_block(target, i, n).to(DTYPE)
-    loss = _value(x - t, BETA, ALPHA, GAMMA, GROWTH, KIND)
+    loss = value(x - t, BETA, ALPHA, GAMMA, GROWTH, KIND)
     store_loss(out, loss, i, n, weight, w_columns, w_row, w_column, W_MODE, NONE, DTYPE)
 
 
@@ -96,13 +96,13 @@ def regression_loss_bwd(
         G_MODE, NONE, HAS_AVG_FACTOR, DTYPE,
     )  # fmt: skip
     if NEEDS & 4:
-        store_block(g_weight, g * _value(d, BETA, ALPHA, GAMMA, GROWTH, KIND), i, n)
+        store_block(g_weight, g * value(d, BETA, ALPHA, GAMMA, GROWTH, KIND), i, n)
     if LOSS:
-        loss = _value(d, BETA, ALPHA, GAMMA, GROWTH, KIND)
+        loss = value(d, BETA, ALPHA, GAMMA, GROWTH, KIND)
         store_loss(partial, loss, i, n, weight, w_columns, w_row, w_column, W_MODE, False, DTYPE)
     if W_MODE != 0:
         g *= load_operand(weight, w_columns, w_row, w_column, i, n, W_MODE).to(DTYPE)
-    slope = g * _derivative(d, BETA, ALPHA, GAMMA, GROWTH, KIND)
+    slope = g * derivative(d, BETA, ALPHA, GAMMA, GROWTH, KIND)
     if NEEDS & 1:
         store_block(g_pred, slope, i, n)
     if NEEDS & 2:
