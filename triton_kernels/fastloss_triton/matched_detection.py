@@ -23,10 +23,10 @@ from .matching_cost import exponentials
 from .pairwise_iou import angle_of, pair_gradients, scaled_similarity
 
 CLASS_LOSSES = {"cross_entropy": 0, "negative_prob": 1, "sigmoid_focal": 2}
-ROWS = 16  # of a program
-# Most classes and targets of a row that are in registers at a time: 8 logits and 4 pairs a lane, in
+ROWS = 8  # of a program
+# Most classes and targets of a row that are in registers at a time: 8 logits and 2 pairs a lane, in
 # the backward, which has the derivatives of a pair, one.
-CLASSES, COLUMNS, BACKWARD_COLUMNS = 64, 32, 8
+CLASSES, COLUMNS, BACKWARD_COLUMNS = 128, 32, 16
 
 kernel = triton.jit(
     do_not_specialize=[
@@ -69,9 +69,10 @@ def _masses(
         mass = tl.load(matching, mask=used, other=0.0).to(DTYPE)  # (ROWS, 1)
         w = _class_weight(label, class_weight, w_c, classes, KIND, WEIGHTED, DTYPE)
         mass = times(mass, w)
-        h += tl.where(c == label, mass, 0.0)
+        own = c == tl.where(label < classes, label, -1)
+        h += tl.where(own, mass, 0.0)
         if KIND == 2:
-            o += tl.where(c == label, 0.0, mass)
+            o += tl.where(own, 0.0, mass)
         matching += m_m
         labels += 1
         mask += 1
@@ -215,6 +216,12 @@ def matched_detection_fwd(
     for start in range(0, m, COLUMNS):
         j = start + tl.arange(0, COLUMNS).to(tl.int64)
         mass, label = _load_targets(matching, m_m, labels, mask, j, rows, m, MASKED, DTYPE)
+        bx1, by1, bx2, by2 = load_boxes(target_boxes + batch * m * 4, j, m, COLUMNS, DTYPE)
+        loss = _pair_losses(
+            ax1, ay1, ax2, ay2, bx1, by1, bx2, by2,
+            DISTANCE, BETA, DISTANCE_WEIGHT, IOU_KIND, IOU_WEIGHT, EPS, DTYPE,
+        )  # fmt: skip
+        box_loss += tl.sum(times(mass, loss), 1)
         w = _class_weight(label, class_weight, w_c, classes, KIND, WEIGHTED, DTYPE)
         counted = times(mass, w[None, :])
         matched += tl.sum(mass, 1)
@@ -222,12 +229,6 @@ def matched_detection_fwd(
         if KIND != 2:
             own = _load_own(logits, x_c, label, rows, classes, DTYPE)
             class_loss += tl.sum(times(counted, _softmax_loss(own, top, total, KIND)), 1)
-        bx1, by1, bx2, by2 = load_boxes(target_boxes + batch * m * 4, j, m, COLUMNS, DTYPE)
-        loss = _pair_losses(
-            ax1, ay1, ax2, ay2, bx1, by1, bx2, by2,
-            DISTANCE, BETA, DISTANCE_WEIGHT, IOU_KIND, IOU_WEIGHT, EPS, DTYPE,
-        )  # fmt: skip
-        box_loss += tl.sum(times(mass, loss), 1)
     at_background = tl.load(matching + m.to(tl.int64) * m_m, mask=rows, other=0.0).to(DTYPE)
     if KIND == 2:
         background_loss = zero
@@ -237,13 +238,11 @@ def matched_detection_fwd(
                 matching, m_m, labels, mask, class_weight, w_c, c, rows, m, classes,
                 KIND, WEIGHTED, MASKED, DTYPE,
             )  # fmt: skip
-            inside = rows & (c < classes)
-            x = tl.load(logits + c * x_c, mask=inside, other=0.0).to(DTYPE)
+            # A class of logit -inf costs nothing unless it is the right one.
+            x = tl.load(logits + c * x_c, mask=rows & (c < classes), other=float("-inf")).to(DTYPE)
             right, wrong = _focal_losses(x, ALPHA, GAMMA)
-            loss = times(h, right) + times(o, wrong)
-            class_loss += tl.sum(tl.where(inside, loss, 0.0), 1)
-            loss = times(at_background, wrong)
-            background_loss += tl.sum(tl.where(inside, loss, 0.0), 1)
+            class_loss += tl.sum(times(h, right) + times(o, wrong), 1)
+            background_loss += tl.sum(times(at_background, wrong), 1)
     else:
         if WEIGHTED:
             at_background *= tl.load(class_weight + background * w_c).to(DTYPE)
@@ -382,7 +381,7 @@ def _call(
         "DISTANCE_WEIGHT": distance_weight, "IOU_KIND": IOU_KINDS[iou_kind],
         "IOU_WEIGHT": iou_weight, "EPS": eps, "WEIGHTED": class_weight is not None,
         "MASKED": mask is not None, "DTYPE": common.language_dtype(logits), "ROWS": ROWS,
-        "COLUMNS": min(most_columns, max(4, triton.next_power_of_2(m))),
+        "COLUMNS": min(most_columns, max(8, triton.next_power_of_2(m))),
         "CB": min(CLASSES, triton.next_power_of_2(classes)),
     }  # fmt: skip
     numbers = (batches, n, m, classes, background, row_tiles)

@@ -58,6 +58,8 @@ def samples() -> Iterator[Sample]:
             for reduction in ("none", "mean", "sum"):
                 options = {"cls_loss": cls_loss, "reduction": reduction}
                 yield _sample(f"{name}-{reduction}", inputs, "small smooth", **options)
+        wide = problem(g, 1, 3, 33, 130)  # more than the vectors and tiles of the widest kind
+        yield _sample(f"{cls_loss}-wide", wide, "", cls_loss=cls_loss)
     inputs = problem(g, 2, 6, 5, 4)
     no_class = {**inputs, "labels": torch.tensor([[0, 4, 3, 4, 1], [4, 4, 4, 2, 2]])}
     yield _sample("no-class", no_class, "small", alpha=0.25, gamma=1.5, **focal)
