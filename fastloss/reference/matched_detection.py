@@ -128,12 +128,14 @@ def _masses(
         w = torch.where(labels == classes, 1, w)
     weighted = _times(at_targets, w[:, None, :])
     index = torch.arange(classes, device=x.device)
-    hot = (labels[..., None] == index).to(x.dtype)  # (B, M, C)
-    h, o = weighted @ hot, torch.zeros_like(x)
+    # In float64, as autocast would have products of matrices of float32 in half precision.
+    hot = (labels[..., None] == index).double()  # (B, M, C)
+    masses = weighted.double()
+    h, o = (masses @ hot).to(x.dtype), torch.zeros_like(x)
     own = (index == background).to(x.dtype)
     h_background, o_background = at_background * (own * weight), torch.zeros_like(x)
     if cls_loss == "sigmoid_focal":
-        o, o_background = weighted @ (1 - hot), at_background.expand_as(x)
+        o, o_background = (masses @ (1 - hot)).to(x.dtype), at_background.expand_as(x)
     return at_targets, weighted, h, o, h_background, o_background
 
 
