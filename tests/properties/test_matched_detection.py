@@ -63,8 +63,10 @@ def distance_loss(a, b, kind, beta):
     return {"l1": tf.l1_loss, "mse": tf.mse_loss}[kind](a, b, reduction="sum")
 
 
-def parts(inputs, weight, cls_loss="cross_entropy", background=0, alpha=-1.0, gamma=2.0,
-          distance="l1", beta=1.0, distance_weight=5.0, iou_kind="giou", iou_weight=2.0):  # fmt: skip
+def parts(
+    inputs, weight, cls_loss="cross_entropy", background=0, alpha=-1.0, gamma=2.0,
+    distance="l1", beta=1.0, distance_weight=5.0, iou_kind="giou", iou_weight=2.0,
+):  # fmt: skip
     """c, n, b, the masses at targets and the weighted ones, (B, N) each."""
     logits, boxes, labels, targets, mask, matching = inputs.values()
     focal = cls_loss == "sigmoid_focal"
