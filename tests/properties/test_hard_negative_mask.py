@@ -3,13 +3,15 @@
 import math
 
 import hypothesis.strategies as st
+import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from strategies import layouts
 
 import fastloss.functional as F
 from fastloss.testing import implementation
 
+quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of Triton's interpreter
 losses = st.sampled_from((0.0, -0.0, 1.0, -1.0, 2.5, 1e-30, math.inf, -math.inf, math.nan))
 rows = st.lists(st.tuples(losses | st.floats(-4, 4, width=16), st.booleans()), max_size=12)
 
@@ -37,6 +39,95 @@ def test_equals_a_sort(row, count, layout, dtype):
     assert torch.equal(F.hard_negative_mask(loss, negative, counts), expected)
     with implementation("reference"):
         assert torch.equal(F.hard_negative_mask(loss, negative, counts), expected)
+
+
+halves = st.integers(-1, 6).map(lambda n: n / 2)
+any_mass = halves | st.sampled_from((0.0, -0.0, -3.0, 1e-3, 0.1, 0.3, 1 / 3, 100.0))
+budgets = st.integers(-1, 20).map(lambda n: n / 2) | st.sampled_from((math.inf, -math.inf, 0.3))
+
+
+def chosen_by_mass(row, budget):
+    """The mask of one row of (loss, mass); sums of all that come before, in their order."""
+    order = sorted(hardest_first(i, value) for i, (value, _) in enumerate(row))
+    hard, total = set(), 0.0
+    for _, _, i in order:
+        total += max(row[i][1], 0.0)
+        if row[i][1] > 0 and total <= budget:
+            hard.add(i)
+    return [i in hard for i in range(len(row))]
+
+
+def check_masses(values, masses, budget, layout, dtype):
+    """Of two rows, the second of which has the masses in reverse."""
+    loss = torch.tensor([values] * 2, dtype=torch.float64).to(dtype)
+    mass = torch.tensor([masses, masses[::-1]], dtype=torch.float64).to(dtype)
+    count = torch.tensor([budget, 1.5], dtype=torch.float64)
+    loss, mass = layout(loss), layout(mass)
+    expected = [
+        chosen_by_mass([*zip(*row)], limit)
+        for *row, limit in zip(loss.tolist(), mass.tolist(), count.tolist())
+    ]
+    expected = torch.tensor(expected, dtype=torch.bool).reshape(loss.shape)
+    for language in ("auto", "reference", "triton"):
+        with implementation(language) if language != "auto" else torch.no_grad():
+            assert torch.equal(F.hard_negative_mask(loss, mass, count), expected)
+
+
+@quiet
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(losses | st.floats(-4, 4, width=16), halves), max_size=12), budgets,
+       layouts, st.sampled_from((torch.float16, torch.float64)))  # fmt: skip
+def test_halves_equal_a_sort(triton_kernels, row, budget, layout, dtype):
+    """Their sums are exact, and as large as the budget now and then."""
+    check_masses([x for x, _ in row], [m for _, m in row], budget, layout, dtype)
+
+
+@quiet
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations([*range(9)]), st.lists(any_mass, min_size=9, max_size=9),
+       st.integers(0, 20), layouts)  # fmt: skip
+def test_any_masses_equal_a_sort(triton_kernels, values, masses, budget, layout):
+    """No sum is so near to the budget that rounding would matter."""
+    check_masses([float(x) for x in values], masses, budget + 1.234e-4, layout, torch.float64)
+
+
+@quiet
+@pytest.mark.parametrize("language", ("auto", "reference", "triton"))
+def test_masses_of_ones_are_counts(language, triton_kernels):
+    """In rows of several blocks, with equal losses on both sides of their bounds."""
+    g = torch.Generator().manual_seed(1)
+    loss = torch.randn(3, 2500, generator=g).mul(8).round()
+    negative, count = torch.rand(3, 2500, generator=g) < 0.7, torch.tensor([1200, 0, 5000])
+    with implementation(language) if language != "auto" else torch.no_grad():
+        expected = F.hard_negative_mask(loss, negative, count)
+        masses = negative.float()
+        assert expected.sum(1).tolist() == [1200, 0, int(negative[2].sum())]
+        for dtype in (torch.float16, torch.float64):
+            found = F.hard_negative_mask(loss, masses.to(dtype), count)
+            assert torch.equal(found, expected)
+            half = F.hard_negative_mask(loss, masses.to(dtype) / 2, count / 2)
+            assert torch.equal(half, expected)
+
+
+def test_dense_masses_on_several_threads():
+    g = torch.Generator().manual_seed(0)
+    loss, masses = torch.randn(64, 4000, generator=g), torch.rand(64, 4000, generator=g)
+    budget = torch.linspace(0, 2100, 64)
+    found = F.hard_negative_mask(loss, masses, budget)
+    hard = torch.where(found, masses.double(), 0).sum(1)
+    assert (hard <= budget + 1e-9).all()
+    # The hardest that is left out would not have fitted.
+    rest = loss.masked_fill(found, -torch.inf)
+    first = masses.gather(1, rest.argmax(1, keepdim=True))[:, 0]
+    full = found.all(1)
+    assert ((hard + first > budget - 1e-9) | full).all() and not full.all()
+    assert (loss.masked_fill(~found, torch.inf).amin(1) >= rest.amax(1))[1:].all()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(F.hard_negative_mask(loss, masses, budget), found)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_doubles_are_not_rounded():
