@@ -62,7 +62,7 @@ def test_every_function_has_its_module():
     assert functions | pixel == losses_of_functional
     # Those of test_segmentation_modules.py and of tests named after the loss.
     pixel = {name for name in losses.__all__ if getattr(losses, name).__module__ in PIXEL_MODULES}
-    matchers = {"HungarianMatcher"}
+    matchers = {"HungarianMatcher", "MatchedDetectionLoss"}
     assert {module.__name__ for module in MODULES} | pixel | matchers == set(losses.__all__)
     assert all(getattr(fastloss, name) is getattr(losses, name) for name in losses.__all__)
 
@@ -152,4 +152,22 @@ def test_hungarian_matcher_is_cost_and_assignment():
     assert {*ours} == {*parameters} - {
         "logits", "boxes", "labels", "target_boxes", "mask", "constant", "background_cost",
     }  # fmt: skip
+    assert all(ours[name].default == parameters[name].default for name in ours)
+
+
+def test_matched_detection_loss_is_the_function():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 9, 4, generator=g, requires_grad=True)
+    labels, mask = torch.randint(1, 4, (2, 3), generator=g), torch.tensor([[True] * 3, [False] * 3])
+    boxes = torch.rand(2, 12, 4, generator=g).cumsum(-1)
+    matching = torch.rand(2, 9, 4, generator=g).softmax(-1)
+    arguments = (logits, boxes[:, :9], labels, boxes[:, 9:], matching, mask)
+    options = {"class_weight": [0.1, 1.0, 1.0, 2.0], "distance": "mse", "neg_to_pos_ratio": 3.0}
+    loss = losses.MatchedDetectionLoss(**options)
+    assert torch.equal(loss(*arguments), F.matched_detection(*arguments, **options))
+    assert torch.equal(copy.deepcopy(loss)(*arguments), loss(*arguments))
+    assert "distance='mse'" in repr(loss)
+    parameters = inspect.signature(F.matched_detection).parameters
+    ours = inspect.signature(losses.MatchedDetectionLoss).parameters
+    assert [*ours] == [*parameters][6:]
     assert all(ours[name].default == parameters[name].default for name in ours)

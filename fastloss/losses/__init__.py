@@ -9,6 +9,7 @@ from .classification import (
     SigmoidFocalLoss,
     VarifocalLoss,
 )
+from .detection import MatchedDetectionLoss
 from .lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from .matching import HungarianMatcher
 from .segmentation import (
@@ -34,6 +35,7 @@ __all__ = [
     "LovaszHingeLoss",
     "LovaszSoftmaxLoss",
     "MCCLoss",
+    "MatchedDetectionLoss",
     "OhemCrossEntropyLoss",
     "QualityFocalLoss",
     "RegressionLoss",
