@@ -66,8 +66,10 @@ def test_predictions_of_the_background_are_left_out():
     image, cost, match = matcher.plot(idx=1, img=IMG, max_background_match=0.5)
     rows = (matching[1, :, -1] == 0).nonzero().flatten()
     assert len(rows) == 2
-    for figure in (cost, match):
-        assert table(figure)[1] == [str(i + 1) for i in rows.tolist()]
+    for figure, values in ((cost, matcher._last_cost), (match, matching)):
+        shown, names, *_ = table(figure)
+        assert names == [str(i + 1) for i in rows.tolist()]
+        assert torch.equal(shown, values[1][rows][:, [0, 1, 5]])
     # A veil, two targets and two predictions, these named.
     ax = image.axes[0]
     assert len(ax.patches) == 5 and [x.get_text() for x in ax.texts] == ["A", "B"] + [
