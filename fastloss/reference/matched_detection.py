@@ -173,7 +173,8 @@ def forward(
     x = torch.where(_are_used(h, o, h_background, o_background), x, 0)
     right, wrong = _class_losses(x, cls_loss, alpha, gamma)
     b, t = _pairs(boxes, target_boxes, at_targets)
-    p, q, s, pair = scaled(b, t)  # pair: 0 or NaN, (B, N, M)
+    p, q, s, _ = scaled(b, t)
+    pair = (p - q).sum(-1) * 0  # 0 or NaN, (B, N, M); its gradient is 0 where no term has a weight
     if distance_weight:
         pair = pair + distance_weight * regression_loss.value(b - t, distance, beta).sum(-1)
     if iou_weight:

@@ -93,6 +93,9 @@ def _large(g: torch.Generator) -> Iterator[Sample]:
         name = "dense" if dense else "one-hot"
         yield _sample(f"large-{name}", large, "large", background=7)
         yield _sample(f"large-focal-{name}", large, "large", cls_loss="sigmoid_focal")
+    alone = {**large, "mask": None, "matching": torch.zeros_like(large["matching"])}
+    alone["matching"][:, 40, 74] = 1  # the last target, and nothing else in its tile
+    yield _sample("large-last-target", alone, "large")
     few = problem(g, 1, 700, 3, 21)
     yield _sample("large-rows", few, "large", iou_kind="iou", neg_to_pos_ratio=3.0)
 
