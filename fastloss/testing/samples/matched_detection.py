@@ -82,6 +82,8 @@ def samples() -> Iterator[Sample]:
     yield _sample("mining", inputs, "small", neg_to_pos_ratio=1.0)
     one_hot = {**inputs, "matching": matched(g, inputs, dense=False)}
     yield _sample("mining-one-hot", one_hot, "small", neg_to_pos_ratio=1.0, background=2)
+    mined = {"neg_to_pos_ratio": 0.75, "background": 2}  # of masses that are not weighted
+    yield _sample("mining-weighted", weighted, "small", **mined)
     yield from _large(g)
     yield from _edges(g)
 
@@ -128,6 +130,9 @@ def _edges(g: torch.Generator) -> Iterator[Sample]:
     one_class["logits"][:, 0, 1:] = -torch.inf
     one_class["labels"], one_class["matching"] = inputs["labels"] * 0, inputs["matching"].clone()
     yield _sample("minus-infinity", one_class, "edge", cls_loss="negative_prob")
+    for kind in IOU_KINDS:  # the product of two areas is no float
+        huge = {name: x * 2.0**40 if "boxes" in name else x for name, x in inputs.items()}
+        yield _sample(f"huge-{kind}", huge, "edge", iou_kind=kind, distance_weight=0.0)
     beyond = ("huge", "huge-alike", "largest", "tiny", "nan", "infinite")
     chosen = [pair for name, pair in edge_pairs().items() if not name.startswith(beyond)]
     first, second = torch.tensor(chosen, dtype=torch.float64).transpose(0, 1)[:, None]
