@@ -61,7 +61,7 @@ def samples() -> Iterator[Sample]:
         wide = problem(g, 1, 3, 33, 130)  # more than the vectors and tiles of the widest kind
         yield _sample(f"{cls_loss}-wide", wide, "", cls_loss=cls_loss)
     inputs = problem(g, 2, 6, 5, 4)
-    no_class = {**inputs, "labels": torch.tensor([[0, 4, 3, 4, 1], [4, 4, 4, 2, 2]])}
+    no_class = {**inputs, "labels": torch.tensor([[4, 4, 3, 4, 4], [4, 4, 4, 2, 4]])}
     yield _sample("no-class", no_class, "small", alpha=0.25, gamma=1.5, **focal)
     yield _sample("focal-plain", inputs, "small", alpha=0.6, gamma=0.0, **focal)
     weight = torch.rand(4, generator=g, dtype=torch.float64) + 0.5
