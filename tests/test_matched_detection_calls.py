@@ -165,17 +165,19 @@ def test_a_bad_label_poisons_the_predictions_that_are_matched_with_it(
 ):
     given = {**inputs(), "mask": None}
     given["labels"][1, 4] = label
-    given["matching"][1, 2:, 4] = 0
+    given["matching"][1, :, 4] = torch.tensor([0.5, 1e-3, 0, 0, 0])
     if language == "C++":
         with pytest.raises(IndexError, match=f"got {label} at index 13"):
             F.matched_detection(**given, cls_loss=cls_loss)
         return
-    with using(language):
-        loss, g_logits, _ = run(given, cls_loss=cls_loss)
     poisoned = torch.zeros(3, 5, dtype=torch.bool)
     poisoned[1, :2] = True
-    assert torch.equal(loss.isnan(), poisoned)
-    assert torch.equal(g_logits.isnan(), poisoned[..., None].expand_as(g_logits))
+    weights = (None,) if cls_loss == "sigmoid_focal" else (None, torch.ones(7))
+    for weight in weights:
+        with using(language):
+            loss, g_logits, _ = run(given, cls_loss=cls_loss, class_weight=weight)
+        assert torch.equal(loss.isnan(), poisoned)
+        assert torch.equal(g_logits.isnan(), poisoned[..., None].expand_as(g_logits))
 
 
 @quiet

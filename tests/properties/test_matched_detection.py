@@ -273,13 +273,11 @@ def test_one_hot_is_cross_entropy_and_box_losses_of_the_pairs(seed, shape, iou_k
     targets = tf.pad(inputs["target_boxes"], (0, 0, 0, 1)).gather(
         1, column[..., None].expand(-1, -1, 4)
     )
-    pairs = 5 * F.regression_loss(inputs["boxes"], targets, kind=distance, beta=0.3).sum(-1)
-    kind = {"kind": iou_kind, "eps": EPS} | ({"union_eps": EPS} if iou_kind != "iou" else {})
-    similarity = F.box_loss(inputs["boxes"].flatten(0, 1), targets.flatten(0, 1), **kind)
-    if iou_kind == "iou":  # box_loss has a floor for it
-        diagonal = F.pairwise_iou(inputs["boxes"][..., None, :], targets[..., None, :], eps=EPS)
-        similarity = 1 - diagonal.flatten()
-    pairs = pairs + 2 * similarity.reshape(batch, n)
+    each = {"kind": distance, "beta": 0.3, "reduction": "none"}
+    pairs = 5 * F.regression_loss(inputs["boxes"], targets, **each).sum(-1)
+    # For IoU box_loss has eps as a floor of the similarity.
+    kind = {"kind": iou_kind, "eps": 1e-14 if iou_kind == "iou" else EPS, "union_eps": EPS}
+    pairs = pairs + 2 * F.box_loss(inputs["boxes"], targets, **kind, reduction="none")
     expected = F.cross_entropy(
         inputs["logits"].mT, labels, class_weight=weight, reduction="none"
     ) + torch.where(column < m, pairs, 0)

@@ -14,13 +14,22 @@ from torch import Tensor
 
 from .._library import implement
 from . import _common as common
-from . import regression_loss
-from ._boxes import load_boxes, scale_of, store_boxes
-from ._common import power
-from ._modulation import logistic, times
+from ._boxes import load_boxes, store_boxes
+from ._matched import (
+    focal_losses,
+    focal_slopes,
+    load_own,
+    load_targets,
+    masses_at,
+    pair_losses,
+    pair_slopes,
+    softmax_loss,
+    weight_of,
+)
+from ._modulation import times
 from .box_similarity import KINDS as IOU_KINDS
 from .matching_cost import exponentials
-from .pairwise_iou import angle_of, pair_gradients, scaled_similarity
+from .regression_loss import KINDS as DISTANCES
 
 CLASS_LOSSES = {"cross_entropy": 0, "negative_prob": 1, "sigmoid_focal": 2}
 ROWS = 8  # of a program
@@ -34,155 +43,6 @@ kernel = triton.jit(
         "m_m", "w_c", "g_row", "g_b", "g_n",
     ]
 )  # fmt: skip
-
-
-@triton.jit
-def _class_weight(
-    label, class_weight, w_c, classes,
-    KIND: tl.constexpr, WEIGHTED: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Of labels, NaN for what is no class; for the focal loss `classes` says that it is none."""
-    is_class = (label >= 0) & (label < classes)
-    if WEIGHTED:
-        w = tl.load(class_weight + label * w_c, mask=is_class, other=float("nan")).to(DTYPE)
-    elif KIND == 2:
-        w = tl.where(is_class | (label == classes), 1.0, float("nan")).to(DTYPE)
-    else:
-        w = tl.where(is_class, 1.0, float("nan")).to(DTYPE)
-    return w
-
-
-@triton.jit
-def _masses(
-    matching, m_m, labels, mask, class_weight, w_c, c, rows, m, classes,
-    KIND: tl.constexpr, WEIGHTED: tl.constexpr, MASKED: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """h and, for the focal loss, o of the classes c (1, CB): (ROWS, CB). o is added up by itself,
-    as the difference of all masses and h would lose the small ones."""
-    h = tl.zeros((rows.shape[0], c.shape[1]), DTYPE)
-    o = h
-    for _ in range(m):
-        label = tl.load(labels).to(tl.int64)
-        used = rows
-        if MASKED:
-            used = rows & (tl.load(mask) != 0)
-        mass = tl.load(matching, mask=used, other=0.0).to(DTYPE)  # (ROWS, 1)
-        w = _class_weight(label, class_weight, w_c, classes, KIND, WEIGHTED, DTYPE)
-        mass = times(mass, w)
-        own = c == tl.where(label < classes, label, -1)
-        h += tl.where(own, mass, 0.0)
-        if KIND == 2:
-            o += tl.where(own, 0.0, mass)
-        matching += m_m
-        labels += 1
-        mask += 1
-    return h, o
-
-
-@triton.jit
-def _focal_losses(x, ALPHA: tl.constexpr, GAMMA: tl.constexpr):
-    """Of the right class and of a wrong one."""
-    p, q, positive, negative = logistic(x)
-    right, wrong = power(q, GAMMA) * positive, power(p, GAMMA) * negative
-    if ALPHA >= 0.0:
-        right, wrong = right * ALPHA, wrong * (1.0 - ALPHA)
-    return right, wrong
-
-
-@triton.jit
-def _focal_slopes(x, ALPHA: tl.constexpr, GAMMA: tl.constexpr):
-    """The derivatives of `_focal_losses`."""
-    p, q, positive, negative = logistic(x)
-    right = -power(q, GAMMA) * (p * positive * GAMMA + q)
-    wrong = power(p, GAMMA) * (q * negative * GAMMA + p)
-    if ALPHA >= 0.0:
-        right, wrong = right * ALPHA, wrong * (1.0 - ALPHA)
-    return right, wrong
-
-
-@triton.jit
-def _load_targets(
-    matching, m_m, labels, mask, j, rows, m,
-    MASKED: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Masses (ROWS, COLUMNS) and labels (COLUMNS) of the targets j."""
-    real = j < m
-    if MASKED:
-        real = real & (tl.load(mask + j, mask=real, other=0) != 0)
-    at = matching + j[None, :] * m_m
-    mass = tl.load(at, mask=rows & real[None, :], other=0.0).to(DTYPE)
-    return mass, tl.load(labels + j, mask=j < m, other=0).to(tl.int64)
-
-
-@triton.jit
-def _load_own(logits, x_c, label, rows, classes, DTYPE: tl.constexpr):
-    """The logits (ROWS, COLUMNS) of the labels (COLUMNS), 0 for what is no class."""
-    is_class = (label >= 0) & (label < classes)
-    at = logits + tl.where(is_class, label, 0)[None, :] * x_c
-    return tl.load(at, mask=rows & is_class[None, :], other=0.0).to(DTYPE)
-
-
-@triton.jit
-def _softmax_loss(own, top, total, KIND: tl.constexpr):
-    if KIND == 0:
-        loss = (top - own) + tl.log(total)
-    else:
-        loss = -tl.exp(own - top) / total
-    return loss
-
-
-@triton.jit
-def _pair_losses(
-    ax1, ay1, ax2, ay2, bx1, by1, bx2, by2,
-    DISTANCE: tl.constexpr, BETA: tl.constexpr, DISTANCE_WEIGHT: tl.constexpr,
-    IOU_KIND: tl.constexpr, IOU_WEIGHT: tl.constexpr, EPS: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Of boxes a (ROWS) and b (COLUMNS)."""
-    a_angle = angle_of(ax1, ay1, ax2, ay2, EPS, IOU_KIND)[:, None]
-    b_angle = angle_of(bx1, by1, bx2, by2, EPS, IOU_KIND)[None, :]
-    ax1, ay1, ax2, ay2 = ax1[:, None], ay1[:, None], ax2[:, None], ay2[:, None]
-    bx1, by1, bx2, by2 = bx1[None, :], by1[None, :], bx2[None, :], by2[None, :]
-    s, loss = scale_of(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, DTYPE)  # loss: 0 or NaN
-    if DISTANCE_WEIGHT != 0.0:
-        distance = regression_loss.value(ax1 - bx1, BETA, 0.0, 0.0, 0.0, DISTANCE)
-        distance += regression_loss.value(ay1 - by1, BETA, 0.0, 0.0, 0.0, DISTANCE)
-        distance += regression_loss.value(ax2 - bx2, BETA, 0.0, 0.0, 0.0, DISTANCE)
-        distance += regression_loss.value(ay2 - by2, BETA, 0.0, 0.0, 0.0, DISTANCE)
-        loss += distance * DISTANCE_WEIGHT
-    if IOU_WEIGHT != 0.0:
-        iou = scaled_similarity(
-            ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s, EPS, IOU_KIND
-        )[0]
-        loss += (1.0 - iou) * IOU_WEIGHT
-    return loss
-
-
-@triton.jit
-def _pair_slopes(
-    ax1, ay1, ax2, ay2, bx1, by1, bx2, by2,
-    DISTANCE: tl.constexpr, BETA: tl.constexpr, DISTANCE_WEIGHT: tl.constexpr,
-    IOU_KIND: tl.constexpr, IOU_WEIGHT: tl.constexpr, EPS: tl.constexpr, DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Derivatives of `_pair_losses` to the coordinates of a."""
-    a_angle = angle_of(ax1, ay1, ax2, ay2, EPS, IOU_KIND)[:, None]
-    b_angle = angle_of(bx1, by1, bx2, by2, EPS, IOU_KIND)[None, :]
-    ax1, ay1, ax2, ay2 = ax1[:, None], ay1[:, None], ax2[:, None], ay2[:, None]
-    bx1, by1, bx2, by2 = bx1[None, :], by1[None, :], bx2[None, :], by2[None, :]
-    s, poison = scale_of(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, DTYPE)
-    g1, g2, g3, g4 = poison, poison, poison, poison
-    if DISTANCE_WEIGHT != 0.0:
-        g1 += regression_loss.derivative(ax1 - bx1, BETA, 0.0, 0.0, 0.0, DISTANCE) * DISTANCE_WEIGHT
-        g2 += regression_loss.derivative(ay1 - by1, BETA, 0.0, 0.0, 0.0, DISTANCE) * DISTANCE_WEIGHT
-        g3 += regression_loss.derivative(ax2 - bx2, BETA, 0.0, 0.0, 0.0, DISTANCE) * DISTANCE_WEIGHT
-        g4 += regression_loss.derivative(ay2 - by2, BETA, 0.0, 0.0, 0.0, DISTANCE) * DISTANCE_WEIGHT
-    if IOU_WEIGHT != 0.0:
-        k = s * IOU_WEIGHT
-        i1, i2, i3, i4, _, _, _, _, _, _ = pair_gradients(
-            ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle, s, k, k, k,
-            EPS, IOU_KIND, True,
-        )  # fmt: skip
-        g1, g2, g3, g4 = g1 - i1, g2 - i2, g3 - i3, g4 - i4
-    return g1, g2, g3, g4
 
 
 @kernel
@@ -215,41 +75,41 @@ def matched_detection_fwd(
     class_loss, box_loss, matched, weighted = zero, zero, zero, zero
     for start in range(0, m, COLUMNS):
         j = start + tl.arange(0, COLUMNS).to(tl.int64)
-        mass, label = _load_targets(matching, m_m, labels, mask, j, rows, m, MASKED, DTYPE)
+        mass, label = load_targets(matching, m_m, labels, mask, j, rows, m, MASKED, DTYPE)
         bx1, by1, bx2, by2 = load_boxes(target_boxes + batch * m * 4, j, m, COLUMNS, DTYPE)
-        loss = _pair_losses(
+        loss = pair_losses(
             ax1, ay1, ax2, ay2, bx1, by1, bx2, by2,
             DISTANCE, BETA, DISTANCE_WEIGHT, IOU_KIND, IOU_WEIGHT, EPS, DTYPE,
         )  # fmt: skip
         box_loss += tl.sum(times(mass, loss), 1)
-        w = _class_weight(label, class_weight, w_c, classes, KIND, WEIGHTED, DTYPE)
+        w = weight_of(label, class_weight, w_c, classes, KIND, WEIGHTED, DTYPE)
         counted = times(mass, w[None, :])
         matched += tl.sum(mass, 1)
         weighted += tl.sum(counted, 1)
         if KIND != 2:
-            own = _load_own(logits, x_c, label, rows, classes, DTYPE)
-            class_loss += tl.sum(times(counted, _softmax_loss(own, top, total, KIND)), 1)
+            own = load_own(logits, x_c, label, rows, classes, DTYPE)
+            class_loss += tl.sum(times(counted, softmax_loss(own, top, total, KIND)), 1)
     at_background = tl.load(matching + m.to(tl.int64) * m_m, mask=rows, other=0.0).to(DTYPE)
     if KIND == 2:
         background_loss = zero
         for start in range(0, classes, CB):
             c = start + tl.arange(0, CB).to(tl.int64)[None, :]
-            h, o = _masses(
+            h, o = masses_at(
                 matching, m_m, labels, mask, class_weight, w_c, c, rows, m, classes,
                 KIND, WEIGHTED, MASKED, DTYPE,
             )  # fmt: skip
             # A class of logit -inf costs nothing unless it is the right one.
             x = tl.load(logits + c * x_c, mask=rows & (c < classes), other=float("-inf")).to(DTYPE)
-            right, wrong = _focal_losses(x, ALPHA, GAMMA)
+            right, wrong = focal_losses(x, ALPHA, GAMMA)
             class_loss += tl.sum(times(h, right) + times(o, wrong), 1)
             background_loss += tl.sum(times(at_background, wrong), 1)
     else:
         if WEIGHTED:
             at_background *= tl.load(class_weight + background * w_c).to(DTYPE)
-        own = tl.load(logits + background * x_c, mask=rows, other=0.0).to(DTYPE)
-        loss = times(at_background, _softmax_loss(own, top, total, KIND))
+        own = tl.load(logits + background.to(tl.int64) * x_c, mask=rows, other=0.0).to(DTYPE)
+        loss = times(at_background, softmax_loss(own, top, total, KIND))
         background_loss = tl.sum(loss, 1)
-    at, step = out + batch * n + i, batch * 0 + batches * n
+    at, step = out + batch * n + i, batches.to(tl.int64) * n
     tl.store(at, class_loss, mask=i < n)
     tl.store(at + step, background_loss, mask=i < n)
     tl.store(at + 2 * step, box_loss, mask=i < n)
@@ -285,25 +145,21 @@ def matched_detection_bwd(
     mask += batch * m
     grad += batch * g_b + i[:, None] * g_n
     if NEEDS & 2:
-        g_box = tl.load(grad + 2 * (batch * 0 + g_row), mask=rows, other=0.0).to(DTYPE)
+        g_box = tl.load(grad + 2 * g_row.to(tl.int64), mask=rows, other=0.0).to(DTYPE)
         ax1, ay1, ax2, ay2 = load_boxes(boxes + batch * n * 4, i, n, ROWS, DTYPE)
         pair = tl.zeros((ROWS, COLUMNS), DTYPE)
         s1, s2, s3, s4 = pair, pair, pair, pair
         for start in range(0, m, COLUMNS):
             j = start + tl.arange(0, COLUMNS).to(tl.int64)
-            mass, _ = _load_targets(matching, m_m, labels, mask, j, rows, m, MASKED, DTYPE)
+            mass, _ = load_targets(matching, m_m, labels, mask, j, rows, m, MASKED, DTYPE)
             bx1, by1, bx2, by2 = load_boxes(target_boxes + batch * m * 4, j, m, COLUMNS, DTYPE)
-            g1, g2, g3, g4 = _pair_slopes(
+            g1, g2, g3, g4 = pair_slopes(
                 ax1, ay1, ax2, ay2, bx1, by1, bx2, by2,
                 DISTANCE, BETA, DISTANCE_WEIGHT, IOU_KIND, IOU_WEIGHT, EPS, DTYPE,
             )  # fmt: skip
             g = g_box * mass
-            s1, s2, s3, s4 = (
-                s1 + times(g, g1),
-                s2 + times(g, g2),
-                s3 + times(g, g3),
-                s4 + times(g, g4),
-            )
+            s1, s2 = s1 + times(g, g1), s2 + times(g, g2)
+            s3, s4 = s3 + times(g, g3), s4 + times(g, g4)
         store_boxes(
             g_boxes + batch * n * 4, tl.sum(s1, 1), tl.sum(s2, 1), tl.sum(s3, 1), tl.sum(s4, 1),
             i, n, ROWS,
@@ -319,18 +175,18 @@ def matched_detection_bwd(
         if KIND != 2:
             # All masses of the row, and h p summed over the classes.
             top, total = exponentials(logits, x_c, rows, classes, CB, DTYPE)
-            own = tl.load(logits + background * x_c, mask=rows, other=0.0).to(DTYPE)
+            own = tl.load(logits + background.to(tl.int64) * x_c, mask=rows, other=0.0).to(DTYPE)
             every = tl.zeros((ROWS, 1), DTYPE)
             product, sizes = every, every
             for start in range(0, m, COLUMNS):
                 j = start + tl.arange(0, COLUMNS).to(tl.int64)
-                mass, label = _load_targets(matching, m_m, labels, mask, j, rows, m, MASKED, DTYPE)
-                w = _class_weight(label, class_weight, w_c, classes, KIND, WEIGHTED, DTYPE)
+                mass, label = load_targets(matching, m_m, labels, mask, j, rows, m, MASKED, DTYPE)
+                w = weight_of(label, class_weight, w_c, classes, KIND, WEIGHTED, DTYPE)
                 mass = times(mass, w[None, :])
                 every += tl.sum(mass, 1)[:, None]
                 sizes += tl.sum(tl.abs(mass), 1)[:, None]
                 if KIND == 1:
-                    p = tl.exp(_load_own(logits, x_c, label, rows, classes, DTYPE) - top) / total
+                    p = tl.exp(load_own(logits, x_c, label, rows, classes, DTYPE) - top) / total
                     product += tl.sum(times(mass, p), 1)[:, None]
             used = (g_class * sizes != 0.0) | (g_background != 0.0)
             every = g_class * every + g_background
@@ -338,14 +194,14 @@ def matched_detection_bwd(
                 product = g_class * product + times(g_background, tl.exp(own - top) / total)
         for start in range(0, classes, CB):
             c = start + tl.arange(0, CB).to(tl.int64)[None, :]
-            h, o = _masses(
+            h, o = masses_at(
                 matching, m_m, labels, mask, class_weight, w_c, c, rows, m, classes,
                 KIND, WEIGHTED, MASKED, DTYPE,
             )  # fmt: skip
             x = tl.load(logits + c * x_c, mask=rows & (c < classes), other=0.0).to(DTYPE)
             h *= g_class
             if KIND == 2:
-                right, wrong = _focal_slopes(x, ALPHA, GAMMA)
+                right, wrong = focal_slopes(x, ALPHA, GAMMA)
                 slope = times(h, right) + times(g_class * o + g_background, wrong)
             else:
                 h += tl.where(c == background, g_background, 0.0)
@@ -377,7 +233,7 @@ def _call(
     )  # fmt: skip
     constants = {
         "KIND": CLASS_LOSSES[cls_loss], "ALPHA": alpha, "GAMMA": gamma,
-        "DISTANCE": regression_loss.KINDS[distance], "BETA": beta,
+        "DISTANCE": DISTANCES[distance], "BETA": beta,
         "DISTANCE_WEIGHT": distance_weight, "IOU_KIND": IOU_KINDS[iou_kind],
         "IOU_WEIGHT": iou_weight, "EPS": eps, "WEIGHTED": class_weight is not None,
         "MASKED": mask is not None, "DTYPE": common.language_dtype(logits), "ROWS": ROWS,

@@ -63,6 +63,9 @@ def samples() -> Iterator[Sample]:
     inputs = problem(g, 2, 6, 5, 4)
     no_class = {**inputs, "labels": torch.tensor([[4, 4, 3, 4, 4], [4, 4, 4, 2, 4]])}
     yield _sample("no-class", no_class, "small", alpha=0.25, gamma=1.5, **focal)
+    odd = problem(g, 1, 3, 4, 5)  # in a tile that has room for the label 5
+    odd["labels"] = torch.tensor([[5, 1, 5, 3]])
+    yield _sample("no-class-odd", {**odd, "mask": None}, "small", gamma=0.5, **focal)
     yield _sample("focal-plain", inputs, "small", alpha=0.6, gamma=0.0, **focal)
     weight = torch.rand(4, generator=g, dtype=torch.float64) + 0.5
     weight[1] = 0
