@@ -125,8 +125,9 @@ def matched_detection(
     labels = labels if labels.dtype in INDEX_DTYPES else labels.long()
     rows = _op(logits, boxes, labels, target_boxes, matching, mask, weight, *options)
     background_weight = 0 if focal else 1 if weight is None else weight[background]
+    at_background = matching[..., -1].contiguous()  # a sum has one order whatever the strides
     loss = reduce_rows(
-        rows.unbind(), matching[..., -1], background_weight, neg_to_pos_ratio, reduction, cls_weight
+        rows.unbind(), at_background, background_weight, neg_to_pos_ratio, reduction, cls_weight
     )
     return loss.to(result_dtype(logits))
 
