@@ -300,6 +300,20 @@ def test_nothing_to_match(cls_loss, shape, language, triton_kernels):
             assert not g_boxes.any() and loss.all() and g_logits.any()
 
 
+@quiet
+@languages
+@pytest.mark.parametrize("iou_kind", IOU_KINDS)
+def test_boxes_of_any_size(iou_kind, language, triton_kernels):
+    """Similarities do not depend on the unit, which may be so small that areas overflow."""
+    given, unit = inputs(), 2.0**80
+    large = {**given, "boxes": given["boxes"] * unit, "target_boxes": given["target_boxes"] * unit}
+    with using(language):
+        expected, found = (run(x, iou_kind=iou_kind, distance_weight=0) for x in (given, large))
+    assert expected[2].any()
+    for x, y in zip((*found[:2], found[2] * unit), expected):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
 def test_dtypes_and_layouts():
     given = inputs()
     for name in ("logits", "boxes"):
