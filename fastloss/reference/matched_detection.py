@@ -124,26 +124,29 @@ def _masses(
     labels = labels.long()
     is_class = (labels >= 0) & (labels < classes)
     w = torch.where(is_class, weight[torch.where(is_class, labels, 0)], torch.nan)  # (B, M)
+    kind = torch.where(is_class, labels, 0)
     if cls_loss == "sigmoid_focal":
-        w = torch.where(labels == classes, 1, w)
+        none = labels == classes
+        w, kind = torch.where(none, 1, w), torch.where(none, classes, kind)
     weighted = _times(at_targets, w[:, None, :])
-    index = torch.arange(classes, device=x.device)
-    # In float64, as autocast would have products of matrices of float32 in half precision.
-    hot = (labels[..., None] == index).double()  # (B, M, C)
-    masses = weighted.double()
-    h, o = (masses @ hot).to(x.dtype), torch.zeros_like(x)
-    own = (index == background).to(x.dtype)
-    h_background, o_background = at_background * (own * weight), torch.zeros_like(x)
+    shape = (*x.shape[:2], classes + 1)  # the last for no class
+    by_kind = x.new_zeros(shape).scatter_add(2, kind[:, None, :].expand_as(weighted), weighted)
+    own = (torch.arange(classes, device=x.device) == background).to(x.dtype)
+    h, h_background = by_kind[..., :-1], at_background * (own * weight)
+    o, o_background = torch.zeros_like(x), torch.zeros_like(x)
     if cls_loss == "sigmoid_focal":
-        o, o_background = (masses @ (1 - hot)).to(x.dtype), at_background.expand_as(x)
+        before = F.pad(by_kind.cumsum(-1)[..., :-2], (1, 0))
+        o = before + by_kind.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        o_background = at_background.expand_as(x)
     return at_targets, weighted, h, o, h_background, o_background
 
 
 def _pairs(boxes: Tensor, target_boxes: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """Both boxes of every pair, (B, N, M, 4), 0 where it has no mass."""
-    boxes, target_boxes = boxes[:, :, None, :], target_boxes[:, None, :, :]
     has_mass = (mass != 0)[..., None]
-    return tuple(torch.where(has_mass, x.to(mass.dtype), 0) for x in (boxes, target_boxes))
+    # Whatever the strides of the boxes, sums over pairs have one order.
+    pairs = (boxes.contiguous()[:, :, None, :], target_boxes.contiguous()[:, None, :, :])
+    return tuple(torch.where(has_mass, x.to(mass.dtype), 0) for x in pairs)
 
 
 def forward(
