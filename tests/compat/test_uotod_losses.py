@@ -37,10 +37,13 @@ def test_boxes(name, reduction, dtype):
 @dtypes
 @pytest.mark.parametrize("name", ("IoULoss", "GIoULoss"))
 def test_inverted_boxes_count_with_negative_area(name, dtype):
-    pred, target = boxes(300, inverted=True), boxes(300)
-    # Of pairs whose union cancels to almost nothing float32 knows no digit.
+    """And so does the hull of two inverted boxes, whose extents upstream does not clamp either."""
+    pred, target = (boxes(300, inverted=True) for _ in range(2))
+    # Of pairs whose union or hull cancels to almost nothing float32 knows no digit.
     union = (pred[:, 2:] - pred[:, :2]).prod(-1) + (target[:, 2:] - target[:, :2]).prod(-1)
-    kept = union.abs() > 0.05
+    hull = torch.max(pred[:, 2:], target[:, 2:]) - torch.min(pred[:, :2], target[:, :2])
+    kept = (union.abs() > 0.05) & (hull.abs().amin(-1) > 0.1)
+    assert (hull[kept] < 0).any()
     assert_parity(
         getattr(ours, name)("none"), getattr(THEIRS, name)("none"), pred[kept], target[kept],
         dtype=dtype, scale=1.0,
