@@ -273,13 +273,14 @@ def test_one_hot_is_cross_entropy_and_box_losses_of_the_pairs(seed, shape, iou_k
     targets = tf.pad(inputs["target_boxes"], (0, 0, 0, 1)).gather(
         1, column[..., None].expand(-1, -1, 4)
     )
-    pairs = 5 * F.regression_loss(inputs["boxes"], targets, kind=distance, beta=0.3).sum(-1)
+    each = {"reduction": "none"}
+    distances = F.regression_loss(inputs["boxes"], targets, kind=distance, beta=0.3, **each)
     kind = {"kind": iou_kind, "eps": EPS} | ({"union_eps": EPS} if iou_kind != "iou" else {})
-    similarity = F.box_loss(inputs["boxes"].flatten(0, 1), targets.flatten(0, 1), **kind)
+    similarity = F.box_loss(inputs["boxes"].flatten(0, 1), targets.flatten(0, 1), **kind, **each)
     if iou_kind == "iou":  # box_loss has a floor for it
         diagonal = F.pairwise_iou(inputs["boxes"][..., None, :], targets[..., None, :], eps=EPS)
         similarity = 1 - diagonal.flatten()
-    pairs = pairs + 2 * similarity.reshape(batch, n)
+    pairs = 5 * distances.sum(-1) + 2 * similarity.reshape(batch, n)
     expected = F.cross_entropy(
         inputs["logits"].mT, labels, class_weight=weight, reduction="none"
     ) + torch.where(column < m, pairs, 0)
