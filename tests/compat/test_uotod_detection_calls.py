@@ -109,6 +109,47 @@ def test_alpha_above_1():
     torch.testing.assert_close(value(ours), value(UOTOD))
 
 
+NONE = {"reduction": "none"}
+NOT_FUSED = {
+    "ignored class": lambda x: (nn.CrossEntropyLoss(ignore_index=0, **NONE), x.GIoULoss(**NONE)),
+    "no beta": lambda x: (nn.CrossEntropyLoss(**NONE), nn.SmoothL1Loss(beta=0.0, **NONE)),
+    "two distances": lambda x: (
+        nn.CrossEntropyLoss(**NONE),
+        x.MultipleObjectiveLoss([nn.L1Loss(**NONE), nn.MSELoss(**NONE)], [2.0, 3.0]),
+    ),
+    "two kinds of IoU": lambda x: (
+        nn.CrossEntropyLoss(**NONE),
+        x.MultipleObjectiveLoss([x.IoULoss(**NONE), x.GIoULoss(**NONE)], [2.0, 3.0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FUSED)
+def test_what_is_not_fused(name):
+    case = cases.case(24)
+    losses = [
+        library.loss.DetectionLoss(
+            *NOT_FUSED[name](library.loss), cases.matcher(library, "unbalanced")
+        )
+        for library in (ours, UOTOD)
+    ]
+    found, expected = (evaluate(loss, case) for loss in losses)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)  # plans in float32 upstream
+    assert losses[0].plan.startswith("generic")
+
+
+@pytest.mark.parametrize("boxes", ("giou", "huber"))
+def test_a_prediction_without_mass_may_hold_anything(boxes):
+    """Fused and with every pair: the box of a prediction that is background."""
+    logits, predicted, target = cases.case(25)
+    loss = build(ours, torch.float64, boxes=boxes)
+    expected = evaluate(loss, (logits, predicted, target))[0]
+    free = loss.matching_method._last_match[..., -1] == 1
+    predicted[free] = torch.nan
+    found = evaluate(loss, (logits, predicted, target))
+    assert torch.equal(found[0], expected) and found[1].isfinite().all()
+
+
 CPP = [fastloss.backends()[name]["cpu"] == "C++" for name in ("matched_detection", "sinkhorn")]
 
 
