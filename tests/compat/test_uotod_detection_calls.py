@@ -1,5 +1,5 @@
 """How fastloss.compat.uotod.DetectionLoss may be called: compiled, under autocast and torch.func,
-copied and moved, with its modules or methods overridden; and the memory of a step."""
+copied and moved, with modules and methods of one's own, with odd boxes; the memory of a step."""
 
 import copy
 import pickle
@@ -8,7 +8,7 @@ import detection_cases as cases
 import pytest
 import torch
 from references import or_skip, uotod
-from test_uotod_detection import UOTOD, build, cast, evaluate
+from test_uotod_detection import UOTOD, build, cast, dtypes, evaluate
 from torch import nn
 
 import fastloss
@@ -148,6 +148,28 @@ def test_a_prediction_without_mass_may_hold_anything(boxes):
     predicted[free] = torch.nan
     found = evaluate(loss, (logits, predicted, target))
     assert torch.equal(found[0], expected) and found[1].isfinite().all()
+
+
+@dtypes
+def test_corners_in_any_order(dtype):
+    """Inverted boxes on both sides: their areas and hulls are negative, as upstream."""
+    logits, _, target = cases.case(22)
+    g = torch.Generator().manual_seed(23)
+    boxes, corners = (torch.rand(2, n, 4, generator=g, dtype=torch.float64) for n in (40, 6))
+
+    def loss(library):
+        giou = library.loss.GIoULoss("none")
+        matcher = library.match.SoftMin(loc_match_module=giou, reg=2.0)
+        return library.loss.DetectionLoss(nn.CrossEntropyLoss(reduction="none"), giou, matcher)
+
+    case = cast((logits, boxes, {**target, "boxes": corners}), dtype)
+    found, expected = loss(ours), loss(UOTOD)
+    exact = {torch.float32: 1e-3, torch.float64: 1e-9}[dtype]  # the hull nearly cancels in some
+    size = max(float(x.abs().max()) for x in evaluate(expected, case))
+    torch.testing.assert_close(
+        evaluate(found, case), evaluate(expected, case), rtol=exact, atol=exact * size
+    )
+    assert found.plan == "fused"
 
 
 CPP = [fastloss.backends()[name]["cpu"] == "C++" for name in ("matched_detection", "sinkhorn")]
