@@ -2,6 +2,7 @@
 
 from .ops.boundary import boundary_loss, boundary_pool
 from .ops.box_loss import box_loss
+from .ops.contrastive import multi_positive_cross_entropy
 from .ops.cross_entropy import cross_entropy
 from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
@@ -38,6 +39,7 @@ __all__ = [
     "matched_detection",
     "matching_cost",
     "ohem_cross_entropy",
+    "multi_positive_cross_entropy",
     "pairwise_iou",
     "quality_focal_loss",
     "regression_loss",

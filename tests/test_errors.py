@@ -23,6 +23,7 @@ CALLS = {
     F.varifocal_loss: ({"logits": X, "target": X}, (5, 3)),
     F.gaussian_focal_loss: ({"probs": X, "target": X}, (5, 3)),
     F.binary_cross_entropy: ({"logits": X, "target": INDEX}, (5, 3)),
+    F.multi_positive_cross_entropy: ({"logits": X, "target": X.long()}, (5,)),
 }
 BACKGROUND = r"in \[0, 3\], 3 meaning background"
 
@@ -98,6 +99,7 @@ def _flags():
         (F.quality_focal_loss, "activated"),
         (F.varifocal_loss, "iou_weighted"),
         (F.binary_cross_entropy, "avg_non_ignore"),
+        (F.multi_positive_cross_entropy, "others_in_both"),
     ):
         yield function, {name: "yes"}, TypeError, f"{name} must be True or False, got str"
 

@@ -5,6 +5,7 @@ from . import (  # noqa: F401
     boundary_pool,
     bounded_iou_loss,
     box_loss,
+    contrastive,
     cross_entropy,
     hard_negative_mask,
     iou_match,
