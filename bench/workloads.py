@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bench import box_sets, inputs, matching, segmentation, transport
+from bench import box_sets, inputs, matching, segmentation, tracking, transport
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -19,6 +19,7 @@ SUITES = {
     "pairwise": "All pairs of two sets of boxes: .f forward alone, .fb with gradients to both sets",
     "matching": "Matching of predictions with targets: forward alone, it has no gradient",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
+    "tracking": "Tracking losses: forward and backward, gradient to the predictions",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
 
@@ -192,6 +193,7 @@ _ALL = (
     *matching.WORKLOADS,
     *transport.WORKLOADS,
     *segmentation.WORKLOADS,
+    *tracking.WORKLOADS,
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.workload import Function
+
 
 def multi_positive_cross_entropy(
     logits: Tensor, target: Tensor, *, weight: Tensor, avg_factor: float
@@ -18,7 +20,7 @@ def multi_positive_cross_entropy(
     return (loss * weight).sum() / avg_factor
 
 
-def of_rows() -> object:
+def of_rows() -> Function:
     """The same from two sums of each row."""
 
     def loss(logits: Tensor, target: Tensor, *, weight: Tensor, avg_factor: float) -> Tensor:
