@@ -89,9 +89,7 @@ struct RowLoss {
       : sums(sums),
         z((peaks.a - peaks.b) + (log_(static_cast<T>(sums.q)) + log_(static_cast<T>(sums.p)))),
         is_dead(sums.q == 0 || sums.p == 0 || z == -kInfinity<T>) {}
-  T value() const {
-    return is_dead ? T(0) : max_(z, T(0)) + log1p_unit(exp_nonpositive(-abs_(z)));
-  }
+  T value() const { return is_dead ? T(0) : max_(z, T(0)) + log1p_unit(exp_nonpositive(-abs_(z))); }
   T sigmoid() const {
     const T e = exp_nonpositive(-abs_(z));
     return (z < T(0) ? e : T(1)) / (T(1) + e);
@@ -205,8 +203,8 @@ Tensor contrastive(Tensor logits, Tensor target, std::optional<Tensor> weight,
   const Reduction r(weight, avg_factor, divisor, reduction, n, n);
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    return reduced_rows(Rows<T>(logits, target, others).run(nullptr, Sink()),
-                        numbers<T>(weight, n), r, logits, widen);
+    return reduced_rows(Rows<T>(logits, target, others).run(nullptr, Sink()), numbers<T>(weight, n),
+                        r, logits, widen);
   };
   return logits.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
 }
@@ -222,8 +220,8 @@ std::tuple<Tensor, Tensor> contrastive_backward(Tensor grad, Tensor logits, Tens
                                     gradient_like(logits, weight.value_or(logits), needs, 1)};
   const auto run = [&](auto sample) {
     using T = decltype(sample);
-    std::vector<T> incoming = r.none ? numbers<T>(grad, n)
-                                     : std::vector<T>(n, numbers<T>(grad, 1)[0]);
+    std::vector<T> incoming =
+        r.none ? numbers<T>(grad, n) : std::vector<T>(n, numbers<T>(grad, 1)[0]);
     const std::vector<T> weights = numbers<T>(weight, n);
     std::vector<T> grads(n);
     for (int64_t i = 0; i < n; ++i) {
@@ -239,9 +237,11 @@ std::tuple<Tensor, Tensor> contrastive_backward(Tensor grad, Tensor logits, Tens
   return result;
 }
 
-std::tuple<Tensor, Tensor> contrastive_with_gradient(
-    Tensor logits, Tensor target, std::optional<Tensor> weight, std::optional<Tensor> avg_factor,
-    bool others, std::optional<double> divisor, std::string reduction, bool widen) {
+std::tuple<Tensor, Tensor> contrastive_with_gradient(Tensor logits, Tensor target,
+                                                     std::optional<Tensor> weight,
+                                                     std::optional<Tensor> avg_factor, bool others,
+                                                     std::optional<double> divisor,
+                                                     std::string reduction, bool widen) {
   const int64_t n = logits.size(0);
   const Reduction r(weight, avg_factor, divisor, reduction, n, n);
   Tensor gradient = gradient_like(logits, logits, 1, 0);

@@ -1,9 +1,19 @@
 // CPU kernel of `hard_negative_mask`: of every row the negatives with the largest losses, as many
-// as have the mass asked for. Quickselect: each step sorts half of what is open before the rest.
+// as have the mass asked for. A radix search: the masses of all negatives by the leading bits of
+// their losses tell the bin in which the last one chosen is; then those of that bin by their next
+// bits. The few that are left are sorted.
+#include <array>
+
 #include "cpu/pixel_tiles.h"
 
 namespace fastloss::cpu {
 namespace {
+
+// Bits of a level: the bins of many negatives, twice, fill a first-level cache; those of fewer are
+// cleared and added up sooner.
+constexpr int kManyBits = 11, kFewerBits = 8;
+constexpr int64_t kMany = 2048;
+constexpr size_t kFew = 32;  // are sorted
 
 // An unsigned integer with the order of the numbers, reversed: NaN first, 0 and -0 the same.
 FASTLOSS_FN uint32_t descending(float x) {
@@ -15,66 +25,174 @@ FASTLOSS_FN uint64_t descending(double x) {
   return x == x ? ~static_cast<uint64_t>(bits ^ (bits >> 63 | INT64_MIN)) : 0;
 }
 
-template <typename Key>
-struct Negative {
-  Key key;
-  int64_t index;
-  bool operator<(const Negative& other) const {
-    return key != other.key ? key < other.key : index < other.index;
-  }
-};
+template <typename T>
+using Key = decltype(descending(T{}));
 
 // Masses of 1: the sum is a count.
 struct Ones {
   const bool* flags;
   using Sum = int64_t;
-  bool is_negative(int64_t i) const { return flags[i]; }
-  template <typename Iterator>
-  Sum sum(Iterator first, Iterator last) const {
-    return last - first;
-  }
-  // Where to cut `open` negatives for a sum of `left`.
-  int64_t guess(int64_t open, Sum left) const { return std::clamp<int64_t>(left, 1, open); }
+  FASTLOSS_FN bool is_negative(int64_t i) const { return flags[i]; }
+  FASTLOSS_FN Sum of(int64_t i) const { return flags[i]; }
 };
 
 template <typename U>
 struct Masses {
   const U* values;
   using Sum = double;
-  bool is_negative(int64_t i) const { return static_cast<double>(values[i]) > 0; }
-  template <typename Iterator>
-  Sum sum(Iterator first, Iterator last) const {
-    double total = 0;
-    for (; first != last; ++first) total += static_cast<double>(values[first->index]);
-    return total;
+  FASTLOSS_FN bool is_negative(int64_t i) const { return static_cast<double>(values[i]) > 0; }
+  FASTLOSS_FN Sum of(int64_t i) const {
+    return is_negative(i) ? static_cast<double>(values[i]) : 0;
   }
-  int64_t guess(int64_t open, Sum) const { return (open + 1) / 2; }
 };
 
-// The mask of one row.
+template <typename T>
+FASTLOSS_SIMD void keys_of(const T* __restrict loss, int64_t count, Key<T>* __restrict keys) {
+  for (int64_t i = 0; i < count; ++i) keys[i] = descending(loss[i]);
+}
+
+// The last negative chosen: those with a smaller key are, and those with its key up to its index.
+template <typename Key>
+struct Last {
+  Key key;
+  int64_t index;
+};
+
+// mask_i for a block that begins at `start`.
+template <typename Key, typename Mass>
+FASTLOSS_SIMD void mark_chosen(const Key* __restrict keys, const Mass& mass, int64_t start,
+                               int64_t count, const Last<Key>& last, bool* __restrict mask) {
+  const Key key = last.key;
+  const int32_t limit = std::clamp<int64_t>(last.index - start, -1, count);
+  for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
+    const bool before = (keys[i] < key) | ((keys[i] == key) & (i <= limit));
+    mask[i] = before & mass.is_negative(start + i);
+  }
+}
+
+// The masses of negatives by some bits of their keys. Two sums for each bin, so that one addition
+// need not wait for another to the same bin.
+template <typename Sum>
+struct Bins {
+  const int bits;
+  Sum sums[2][1 << kManyBits];
+
+  explicit Bins(int64_t negatives) : bits(negatives > kMany ? kManyBits : kFewerBits) {
+    for (Sum* half : sums) std::fill(half, half + (1 << bits), Sum(0));
+  }
+  // The first bin that is not chosen as a whole, 2^bits if all are; takes those before it from
+  // `left`.
+  int64_t find(Sum* left) const {
+    Sum before = 0;
+    for (int64_t bin = 0; bin < 1 << bits; ++bin) {
+      const Sum next = before + (sums[0][bin] + sums[1][bin]);
+      if (!(next <= *left)) {
+        *left -= before;
+        return bin;
+      }
+      before = next;
+    }
+    return 1 << bits;
+  }
+};
+
 template <typename T, typename Mass>
-void choose(const T* loss, const Mass& mass, int64_t size, typename Mass::Sum count, bool* mask) {
-  std::fill(mask, mask + size, false);
-  std::vector<Negative<decltype(descending(T{}))>> negatives;
-  negatives.reserve(size);
-  for (int64_t i = 0; i < size; ++i)
-    if (mass.is_negative(i)) negatives.push_back({descending(loss[i]), i});
-  // Those before `first` are chosen, those from `last` on are not.
-  auto first = negatives.begin(), last = negatives.end();
-  typename Mass::Sum left = count;
-  while (first != last && left > 0) {
-    const auto cut = first + mass.guess(last - first, left);
-    if (cut != last) std::nth_element(first, cut, last);
-    const auto sum = mass.sum(first, cut);
-    if (sum <= left) {
-      left -= sum;
-      first = cut;
+class Row {
+ public:
+  using Sum = typename Mass::Sum;
+
+  Row(const T* loss, const Mass& mass, int64_t size) : loss_(loss), mass_(mass), size_(size) {}
+
+  // Which are chosen for a sum of masses of at most `left`.
+  void choose(Sum left, bool* mask) const {
+    if (!(left > 0)) {
+      std::fill(mask, mask + size_, false);
+      return;
+    }
+    const Last<Key<T>> last = find_last(left);
+    for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
+      mark_chosen(keys, mass_, start, count, last, mask + start);
+    });
+  }
+
+ private:
+  Last<Key<T>> find_last(Sum left) const {
+    constexpr int kWidth = 8 * sizeof(Key<T>);
+    int shift = kWidth;
+    std::vector<int64_t> open;  // in order, with the same leading kWidth - shift bits
+    open.reserve(kFew);
+    if (size_ <= static_cast<int64_t>(kFew)) {
+      for (int64_t i = 0; i < size_; ++i)
+        if (mass_.is_negative(i)) open.push_back(i);
     } else {
-      last = cut - first == 1 ? first : cut;
+      Bins<Sum> bins(size_);
+      shift = kWidth - bins.bits;
+      for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+          bins.sums[i & 1][keys[i] >> shift] += mass_.of(start + i);
+      });
+      const Key<T> digit = bins.find(&left);
+      if (digit >> bins.bits) return {std::numeric_limits<Key<T>>::max(), size_};
+      for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
+        int64_t size = open.size();
+        open.resize(size + count);
+        for (int64_t i = 0; i < count; ++i) {
+          open[size] = start + i;
+          size += (keys[i] >> shift == digit) & mass_.is_negative(start + i);
+        }
+        open.resize(size);
+      });
+    }
+    while (shift > 0 && open.size() > kFew) {
+      Bins<Sum> bins(open.size());
+      shift -= std::min(bins.bits, shift);
+      const auto digit_of = [&](int64_t i) {
+        return descending(loss_[i]) >> shift & ((Key<T>(1) << bins.bits) - 1);
+      };
+      for (size_t k = 0; k < open.size(); ++k)
+        bins.sums[k & 1][digit_of(open[k])] += mass_.of(open[k]);
+      const Key<T> digit = bins.find(&left);
+      std::erase_if(open, [&](int64_t i) { return digit_of(i) != digit; });
+    }
+    return last_of(open, shift > 0, left);
+  }
+
+  // The same of those that are left; they may have to be sorted.
+  Last<Key<T>> last_of(const std::vector<int64_t>& open, bool is_mixed, Sum left) const {
+    const auto with_key = [&](int64_t i) { return Last<Key<T>>{descending(loss_[i]), i}; };
+    std::array<Last<Key<T>>, kFew> sorted;
+    if (is_mixed) {
+      const auto end = std::transform(open.begin(), open.end(), sorted.begin(), with_key);
+      std::sort(sorted.begin(), end, [](const auto& a, const auto& b) {
+        return a.key != b.key ? a.key < b.key : a.index < b.index;
+      });
+    }
+    Last<Key<T>> last{0, -1};
+    Sum sum = 0;
+    for (size_t k = 0; k < open.size(); ++k) {
+      const Last<Key<T>> next = is_mixed ? sorted[k] : with_key(open[k]);
+      sum += mass_.of(next.index);
+      if (!(sum <= left)) return k ? last : Last<Key<T>>{next.key, -1};
+      last = next;
+    }
+    return last;
+  }
+
+  // Calls f(keys, start, count) for blocks of the row.
+  template <typename F>
+  void for_each_part(const F& f) const {
+    Key<T> keys[kBlock];
+    for (int64_t start = 0; start < size_; start += kBlock) {
+      const int64_t count = std::min(kBlock, size_ - start);
+      keys_of(loss_ + start, count, keys);
+      f(keys, start, count);
     }
   }
-  for (auto it = negatives.begin(); it != first; ++it) mask[it->index] = true;
-}
+
+  const T* loss_;
+  const Mass& mass_;
+  const int64_t size_;
+};
 
 // Calls f with the masses of a tensor of flags or of floating point.
 template <typename F>
@@ -107,7 +225,8 @@ void run(const Tensor& loss, const RowMass& mass_of, const Tensor& count, bool* 
     std::vector<T> buffer(size);
     for (int64_t row = first; row < last; ++row) {
       const T* values = source.load(row * size, size, buffer.data());
-      choose(values, mass_of(row * size), size, counts[row], mask + row * size);
+      const auto mass = mass_of(row * size);
+      Row(values, mass, size).choose(counts[row], mask + row * size);
     }
   });
 }
