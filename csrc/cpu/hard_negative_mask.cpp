@@ -9,9 +9,9 @@
 namespace fastloss::cpu {
 namespace {
 
-// Bits of a level: the bins of many negatives, twice, fill a first-level cache; those of fewer are
-// cleared and added up sooner.
-constexpr int kManyBits = 11, kFewerBits = 8;
+// Bits of a level. The bins of many negatives fill a first-level cache; those of fewer are cleared
+// and added up sooner.
+constexpr int kManyBits = 11, kFewerBits = 8, kCopies = 4;
 constexpr int64_t kMany = 2048;
 constexpr size_t kFew = 32;  // are sorted
 
@@ -28,11 +28,11 @@ FASTLOSS_FN uint64_t descending(double x) {
 template <typename T>
 using Key = decltype(descending(T{}));
 
-// Masses of 1: the sum is a count.
+// Masses of 1: the sum is a count. Flags are bytes here, because loops over bool do not vectorise.
 struct Ones {
-  const bool* flags;
+  const uint8_t* flags;
   using Sum = int64_t;
-  FASTLOSS_FN bool is_negative(int64_t i) const { return flags[i]; }
+  FASTLOSS_FN bool is_negative(int64_t i) const { return flags[i] != 0; }
   FASTLOSS_FN Sum of(int64_t i) const { return flags[i]; }
 };
 
@@ -61,7 +61,7 @@ struct Last {
 // mask_i for a block that begins at `start`.
 template <typename Key, typename Mass>
 FASTLOSS_SIMD void mark_chosen(const Key* __restrict keys, const Mass& mass, int64_t start,
-                               int64_t count, const Last<Key>& last, bool* __restrict mask) {
+                               int64_t count, const Last<Key>& last, uint8_t* __restrict mask) {
   const Key key = last.key;
   const int32_t limit = std::clamp<int64_t>(last.index - start, -1, count);
   for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
@@ -70,22 +70,22 @@ FASTLOSS_SIMD void mark_chosen(const Key* __restrict keys, const Mass& mass, int
   }
 }
 
-// The masses of negatives by some bits of their keys. Two sums for each bin, so that one addition
-// need not wait for another to the same bin.
+// The masses of negatives by some bits of their keys. Several sums for each bin, so that an addition
+// need not wait for the one before it, mostly to the same bin.
 template <typename Sum>
 struct Bins {
   const int bits;
-  Sum sums[2][1 << kManyBits];
+  Sum sums[kCopies][1 << kManyBits];
 
   explicit Bins(int64_t negatives) : bits(negatives > kMany ? kManyBits : kFewerBits) {
-    for (Sum* half : sums) std::fill(half, half + (1 << bits), Sum(0));
+    for (Sum* copy : sums) std::fill(copy, copy + (1 << bits), Sum(0));
   }
   // The first bin that is not chosen as a whole, 2^bits if all are; takes those before it from
   // `left`.
   int64_t find(Sum* left) const {
     Sum before = 0;
     for (int64_t bin = 0; bin < 1 << bits; ++bin) {
-      const Sum next = before + (sums[0][bin] + sums[1][bin]);
+      const Sum next = before + ((sums[0][bin] + sums[1][bin]) + (sums[2][bin] + sums[3][bin]));
       if (!(next <= *left)) {
         *left -= before;
         return bin;
@@ -104,9 +104,9 @@ class Row {
   Row(const T* loss, const Mass& mass, int64_t size) : loss_(loss), mass_(mass), size_(size) {}
 
   // Which are chosen for a sum of masses of at most `left`.
-  void choose(Sum left, bool* mask) const {
+  void choose(Sum left, uint8_t* mask) const {
     if (!(left > 0)) {
-      std::fill(mask, mask + size_, false);
+      std::fill(mask, mask + size_, 0);
       return;
     }
     const Last<Key<T>> last = find_last(left);
@@ -129,18 +129,17 @@ class Row {
       shift = kWidth - bins.bits;
       for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
         for (int64_t i = 0; i < count; ++i)
-          bins.sums[i & 1][keys[i] >> shift] += mass_.of(start + i);
+          bins.sums[i % kCopies][keys[i] >> shift] += mass_.of(start + i);
       });
       const Key<T> digit = bins.find(&left);
       if (digit >> bins.bits) return {std::numeric_limits<Key<T>>::max(), size_};
       for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
-        int64_t size = open.size();
-        open.resize(size + count);
+        int64_t found[kBlock], size = 0;
         for (int64_t i = 0; i < count; ++i) {
-          open[size] = start + i;
+          found[size] = start + i;
           size += (keys[i] >> shift == digit) & mass_.is_negative(start + i);
         }
-        open.resize(size);
+        open.insert(open.end(), found, found + size);
       });
     }
     while (shift > 0 && open.size() > kFew) {
@@ -150,7 +149,7 @@ class Row {
         return descending(loss_[i]) >> shift & ((Key<T>(1) << bins.bits) - 1);
       };
       for (size_t k = 0; k < open.size(); ++k)
-        bins.sums[k & 1][digit_of(open[k])] += mass_.of(open[k]);
+        bins.sums[k % kCopies][digit_of(open[k])] += mass_.of(open[k]);
       const Key<T> digit = bins.find(&left);
       std::erase_if(open, [&](int64_t i) { return digit_of(i) != digit; });
     }
@@ -198,7 +197,7 @@ class Row {
 template <typename F>
 void with_masses(const Tensor& negative, const F& f) {
   if (negative.scalar_type() == ScalarType::Bool) {
-    f([data = static_cast<const bool*>(negative.const_data_ptr())](int64_t at) {
+    f([data = static_cast<const uint8_t*>(negative.const_data_ptr())](int64_t at) {
       return Ones{data + at};
     });
     return;
@@ -212,7 +211,7 @@ void with_masses(const Tensor& negative, const F& f) {
 }
 
 template <typename T, typename RowMass>
-void run(const Tensor& loss, const RowMass& mass_of, const Tensor& count, bool* mask) {
+void run(const Tensor& loss, const RowMass& mass_of, const Tensor& count, uint8_t* mask) {
   using Sum = typename decltype(mass_of(0))::Sum;
   const Source<T> source(loss);
   const int64_t size = loss.size(1);
@@ -235,7 +234,7 @@ Tensor hard_negative_mask(Tensor loss, Tensor negative, Tensor count) {
   const Tensor masses = torch::stable::contiguous(negative);
   const Tensor counts = torch::stable::contiguous(count);
   Tensor result = torch::stable::new_empty(masses, masses.sizes(), ScalarType::Bool);
-  bool* mask = static_cast<bool*>(result.mutable_data_ptr());
+  uint8_t* mask = static_cast<uint8_t*>(result.mutable_data_ptr());
   with_masses(masses, [&](const auto& mass_of) {
     loss.scalar_type() == ScalarType::Double ? run<double>(loss, mass_of, counts, mask)
                                              : run<float>(loss, mass_of, counts, mask);
