@@ -7,6 +7,7 @@ from . import (  # noqa: F401
     box_loss,
     contrastive,
     cross_entropy,
+    embedding_distance,
     hard_negative_mask,
     iou_match,
     lovasz,
