@@ -21,6 +21,7 @@ from .segmentation import (
     SoftmaxFocalLoss,
     TverskyLoss,
 )
+from .tracking import EmbeddingDistanceLoss, MultiPositiveCrossEntropyLoss
 
 __all__ = [
     "BinaryCrossEntropyLoss",
@@ -28,12 +29,14 @@ __all__ = [
     "BoxLoss",
     "CrossEntropyLoss",
     "DiceLoss",
+    "EmbeddingDistanceLoss",
     "GaussianFocalLoss",
     "HungarianMatcher",
     "JaccardLoss",
     "LovaszHingeLoss",
     "LovaszSoftmaxLoss",
     "MCCLoss",
+    "MultiPositiveCrossEntropyLoss",
     "OhemCrossEntropyLoss",
     "QualityFocalLoss",
     "RegressionLoss",

@@ -12,3 +12,26 @@ class MultiPositiveCrossEntropyLoss(FunctionalLoss):
 
     def __init__(self, others_in_both: bool = False, reduction: str = "mean"):
         super().__init__(others_in_both=others_in_both, reduction=reduction)
+
+
+class EmbeddingDistanceLoss(FunctionalLoss):
+    """Module form of `fastloss.functional.embedding_distance`: forward(pred, target, weight=None,
+    avg_factor=None)."""
+
+    function = staticmethod(functional.embedding_distance)
+
+    def __init__(
+        self,
+        neg_pos_ub: float = 3.0,
+        pos_margin: float = 0.0,
+        neg_margin: float = 0.3,
+        hard_mining: bool = True,
+        reduction: str = "mean",
+    ):
+        super().__init__(
+            neg_pos_ub=neg_pos_ub,
+            pos_margin=pos_margin,
+            neg_margin=neg_margin,
+            hard_mining=hard_mining,
+            reduction=reduction,
+        )

@@ -39,6 +39,27 @@ def test_equals_a_sort(row, count, layout, dtype):
         assert torch.equal(F.hard_negative_mask(loss, negative, counts), expected)
 
 
+@given(
+    st.integers(0, 2**31), st.sampled_from((31, 33, 300, 2047, 2049, 9000)),
+    st.sampled_from((0.0, 1.0, 30.0)), st.sampled_from((torch.float16, torch.float64)),
+)  # fmt: skip
+def test_many_negatives(seed, size, steps, dtype):
+    """Each way to search: all alike, few different, all different; counts, masses."""
+    g = torch.Generator().manual_seed(seed)
+    loss = torch.randn(2, size, generator=g, dtype=torch.float64)
+    loss = ((loss * steps).round() if steps < 2 else loss * steps).to(dtype)
+    negative, share = torch.rand(2, size, generator=g) < 0.8, torch.rand(2, generator=g)
+    mass = torch.randint(-1, 5, (2, size), generator=g) / 4
+    for arguments in (
+        (loss, negative, (share * size).long()),
+        (loss, mass, share * size),
+        (loss, mass.double(), torch.tensor([torch.inf, torch.nan])),
+    ):
+        with implementation("reference"):
+            expected = F.hard_negative_mask(*arguments)
+        assert torch.equal(F.hard_negative_mask(*arguments), expected)
+
+
 def test_doubles_are_not_rounded():
     loss = torch.tensor([[1.0, 1 + 1e-12, 1 - 1e-12]], dtype=torch.float64)
     mask = F.hard_negative_mask(loss, torch.ones(1, 3).bool(), torch.tensor([1]))
