@@ -23,6 +23,12 @@ def dot_products(source: Source, shape: Shape) -> Inputs:
     return Inputs((source.normal(*shape, std=3.0) + 4.0 * target, target), named)
 
 
+def cosines(source: Source, shape: Shape) -> Inputs:
+    """Cosines of regions (N) with regions of another frame (M), in float32 as their targets."""
+    target = _same_object(source, shape).float()
+    return Inputs((source.normal(*shape, mean=0.2, std=0.25) + 0.5 * target, target))
+
+
 WORKLOADS = (
     Workload(
         name="qd_multi_pos",
@@ -36,5 +42,21 @@ WORKLOADS = (
         upstream=(Upstream("vis4d", "MultiPosCrossEntropyLoss"),),
         peers=(Peer("two sums a row", contrastive.of_rows),),
         suite="tracking",
+    ),
+    Workload(
+        name="qd_embed_dist",
+        stem="embedding_distance",
+        call="embedding_distance",
+        options={"neg_pos_ub": 3.0, "pos_margin": 0.0, "neg_margin": 0.3},
+        make_inputs=cosines,
+        # 2.1M and 33.6M pairs, of which 1 in 50 is positive.
+        sizes={"small": (1024, 2048), "large": (4096, 8192)},
+        reason="QDTrack's auxiliary loss, with the hardest three negatives for each positive",
+        upstream=(Upstream("vis4d", "embedding_distance"),),
+        suite="tracking",
+        # Negatives that are equal in float32 alone: others of them may be chosen, whose gradients
+        # are as large.
+        own_tolerance=1e-2,
+        reads=2,
     ),
 )

@@ -11,8 +11,6 @@ from fastloss.ops.embedding_distance import mined_weight
 from fastloss.testing import assert_matches
 
 upstream = or_skip(vis4d)
-G = torch.Generator().manual_seed(0)
-PRED = (torch.randn(9, 13, generator=G, dtype=torch.float64) * 3).requires_grad_()
 
 
 def both(function, reference, *leaves):
@@ -30,22 +28,24 @@ def compare(function, reference, *leaves):
 @pytest.mark.parametrize("most", (1, 2, 5))
 def test_multi_positive_cross_entropy(most):
     """With targets of up to `most`, those above 1 in both sets."""
-    target = torch.randint(0, most + 1, PRED.shape, generator=G)
+    g = torch.Generator().manual_seed(1)
+    pred = (torch.randn(9, 13, generator=g, dtype=torch.float64) * 3).requires_grad_()
+    target = torch.randint(0, most + 1, pred.shape, generator=g)
     target[0], target[1] = 0, 1
-    weight = torch.rand(9, generator=G, dtype=torch.float64).requires_grad_()
+    weight = torch.rand(9, generator=g, dtype=torch.float64).requires_grad_()
     loss = upstream.MultiPosCrossEntropyLoss()
     compare(
         lambda: F.multi_positive_cross_entropy(
-            PRED, target, weight=weight, avg_factor=2.5, others_in_both=True
+            pred, target, weight=weight, avg_factor=2.5, others_in_both=True
         ),
-        lambda: loss(PRED, target, weight, 2.5),
-        PRED,
+        lambda: loss(pred, target, weight, 2.5),
+        pred,
         weight,
     )
     compare(
-        lambda: F.multi_positive_cross_entropy(PRED, target, reduction="none", others_in_both=True),
-        lambda: upstream.multi_pos_cross_entropy(PRED, target, upstream.identity_loss),
-        PRED,
+        lambda: F.multi_positive_cross_entropy(pred, target, reduction="none", others_in_both=True),
+        lambda: upstream.multi_pos_cross_entropy(pred, target, upstream.identity_loss),
+        pred,
     )
 
 
@@ -60,13 +60,14 @@ def test_multi_positive_cross_entropy(most):
 )
 def test_embedding_distance(options, weighted):
     """Upstream writes to what it is given, so it gets copies."""
-    chance = torch.rand(9, 13, generator=G)
+    g = torch.Generator().manual_seed(1)
+    chance = torch.rand(9, 13, generator=g)
     target = torch.where(chance < 0.08, 1.0, torch.where(chance > 0.95, 0.5, 0.0)).double()
-    pred = torch.rand(9, 13, generator=G, dtype=torch.float64) * 1.2 - 0.2
+    pred = torch.rand(9, 13, generator=g, dtype=torch.float64) * 1.2 - 0.2
     # Of negatives clamped to the same number, which upstream's choice among is any, none is kept
     # while others are not.
     pred = torch.where(target == 0, pred, pred * 1.5).requires_grad_()
-    weight = torch.rand(9, 13, generator=G, dtype=torch.float64) * 1.5 - 0.3
+    weight = torch.rand(9, 13, generator=g, dtype=torch.float64) * 1.5 - 0.3
     weight = weight.requires_grad_() if weighted else None
     loss = upstream.EmbeddingDistanceLoss(**options)
 
@@ -90,7 +91,8 @@ def test_embedding_distance(options, weighted):
 
 
 def test_random_negatives_are_as_many():
-    pred, target = torch.rand(30, 40, generator=G), (torch.rand(30, 40, generator=G) < 0.05).float()
+    g = torch.Generator().manual_seed(1)
+    pred, target = torch.rand(30, 40, generator=g), (torch.rand(30, 40, generator=g) < 0.05).float()
     loss = upstream.EmbeddingDistanceLoss(hard_mining=False)
     _, weight, count = mined_weight(pred, target, hard_mining=False)
     _, expected, expected_count = loss.update_weight(
