@@ -1,8 +1,12 @@
 // CPU kernel of `hard_negative_mask`: of every row the negatives with the largest losses, as many
 // as have the mass asked for. A radix search: the masses of all negatives by the leading bits of
 // their losses tell the bin in which the last one chosen is; then those of that bin by their next
-// bits. The few that are left are sorted.
+// bits. The few that are left are sorted. In a long row of which few are chosen, samples first tell
+// a bound beyond which nothing has to be looked at.
 #include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
 
 #include "cpu/pixel_tiles.h"
 
@@ -14,6 +18,8 @@ namespace {
 constexpr int kManyBits = 11, kFewerBits = 8, kCopies = 4;
 constexpr int64_t kMany = 2048;
 constexpr size_t kFew = 32;  // are sorted
+// Of a long row so many samples tell the search where to look; shorter ones do not pay for it.
+constexpr int64_t kLong = 1 << 17, kSamples = 4096;
 
 // An unsigned integer with the order of the numbers, reversed: NaN first, 0 and -0 the same.
 FASTLOSS_FN uint32_t descending(float x) {
@@ -34,6 +40,7 @@ struct Ones {
   using Sum = int64_t;
   FASTLOSS_FN bool is_negative(int64_t i) const { return flags[i] != 0; }
   FASTLOSS_FN Sum of(int64_t i) const { return flags[i]; }
+  FASTLOSS_FN Sum of_negative(int64_t) const { return 1; }
 };
 
 template <typename U>
@@ -41,9 +48,8 @@ struct Masses {
   const U* values;
   using Sum = double;
   FASTLOSS_FN bool is_negative(int64_t i) const { return static_cast<double>(values[i]) > 0; }
-  FASTLOSS_FN Sum of(int64_t i) const {
-    return is_negative(i) ? static_cast<double>(values[i]) : 0;
-  }
+  FASTLOSS_FN Sum of(int64_t i) const { return is_negative(i) ? of_negative(i) : 0; }
+  FASTLOSS_FN Sum of_negative(int64_t i) const { return static_cast<double>(values[i]); }
 };
 
 template <typename T>
@@ -51,17 +57,20 @@ FASTLOSS_SIMD void keys_of(const T* __restrict loss, int64_t count, Key<T>* __re
   for (int64_t i = 0; i < count; ++i) keys[i] = descending(loss[i]);
 }
 
-// The last negative chosen: those with a smaller key are, and those with its key up to its index.
+// Negatives are chosen in the order of their keys, of the same key in that of their indices.
 template <typename Key>
-struct Last {
+struct Negative {
   Key key;
   int64_t index;
+  bool operator<(const Negative& other) const {
+    return key != other.key ? key < other.key : index < other.index;
+  }
 };
 
-// mask_i for a block that begins at `start`.
+// mask_i for a block that begins at `start`, given the last negative chosen.
 template <typename Key, typename Mass>
 FASTLOSS_SIMD void mark_chosen(const Key* __restrict keys, const Mass& mass, int64_t start,
-                               int64_t count, const Last<Key>& last, uint8_t* __restrict mask) {
+                               int64_t count, const Negative<Key>& last, uint8_t* __restrict mask) {
   const Key key = last.key;
   const int32_t limit = std::clamp<int64_t>(last.index - start, -1, count);
   for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
@@ -70,8 +79,16 @@ FASTLOSS_SIMD void mark_chosen(const Key* __restrict keys, const Mass& mass, int
   }
 }
 
-// The masses of negatives by some bits of their keys. Several sums for each bin, so that an addition
-// need not wait for the one before it, mostly to the same bin.
+// hit_i of the negatives with a key from `low` to `high`.
+template <typename Key, typename Mass>
+FASTLOSS_SIMD void mark_between(const Key* __restrict keys, const Mass& mass, int64_t start,
+                                int64_t count, Key low, Key high, uint8_t* __restrict hit) {
+  for (int64_t i = 0; i < count; ++i)
+    hit[i] = (keys[i] >= low) & (keys[i] <= high) & mass.is_negative(start + i);
+}
+
+// The masses of negatives by some bits of their keys. Several sums for each bin, so that an
+// addition need not wait for the one before it, mostly to the same bin.
 template <typename Sum>
 struct Bins {
   const int bits;
@@ -109,72 +126,115 @@ class Row {
       std::fill(mask, mask + size_, 0);
       return;
     }
-    const Last<Key<T>> last = find_last(left);
+    const Negative<Key<T>> last = find_last(left);
     for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
       mark_chosen(keys, mass_, start, count, last, mask + start);
     });
   }
 
  private:
-  Last<Key<T>> find_last(Sum left) const {
-    constexpr int kWidth = 8 * sizeof(Key<T>);
+  static constexpr int kWidth = 8 * sizeof(Key<T>);
+
+  Negative<Key<T>> find_last(Sum left) const {
     int shift = kWidth;
-    std::vector<int64_t> open;  // in order, with the same leading kWidth - shift bits
-    open.reserve(kFew);
+    Key<T> greatest = std::numeric_limits<Key<T>>::max();  // that an open one may have
+    // In order of their indices, with the same leading kWidth - shift bits of their keys.
+    std::vector<Negative<Key<T>>> open;
     if (size_ <= static_cast<int64_t>(kFew)) {
-      for (int64_t i = 0; i < size_; ++i)
-        if (mass_.is_negative(i)) open.push_back(i);
-    } else {
+      open.reserve(kFew);
+      collect(0, greatest, &open);
+    } else if (const std::optional<Key<T>> bound = likely_bound(left)) {
+      greatest = *bound;
+      collect(0, greatest, &open);
+      Sum sum = 0;
+      for (const auto& negative : open) sum += mass_.of_negative(negative.index);
+      if (sum <= left) {  // not so likely: begin with all of them
+        greatest = std::numeric_limits<Key<T>>::max();
+        open.clear();
+      }
+    }
+    if (open.empty() && size_ > static_cast<int64_t>(kFew)) {
       Bins<Sum> bins(size_);
-      shift = kWidth - bins.bits;
+      shift -= bins.bits;
       for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
         for (int64_t i = 0; i < count; ++i)
           bins.sums[i % kCopies][keys[i] >> shift] += mass_.of(start + i);
       });
       const Key<T> digit = bins.find(&left);
-      if (digit >> bins.bits) return {std::numeric_limits<Key<T>>::max(), size_};
-      for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
-        int64_t found[kBlock], size = 0;
-        for (int64_t i = 0; i < count; ++i) {
-          found[size] = start + i;
-          size += (keys[i] >> shift == digit) & mass_.is_negative(start + i);
-        }
-        open.insert(open.end(), found, found + size);
-      });
+      if (digit >> bins.bits) return {greatest, size_};
+      greatest = (digit << shift) + ((Key<T>(1) << shift) - 1);
+      collect(digit << shift, greatest, &open);
+    }
+    if (open.size() > kFew) {
+      Key<T> least = greatest, most = 0;
+      for (const auto& negative : open) {
+        least = std::min(least, negative.key);
+        most = std::max(most, negative.key);
+      }
+      shift = std::bit_width(static_cast<Key<T>>(least ^ most));  // other bits are all the same
     }
     while (shift > 0 && open.size() > kFew) {
       Bins<Sum> bins(open.size());
       shift -= std::min(bins.bits, shift);
-      const auto digit_of = [&](int64_t i) {
-        return descending(loss_[i]) >> shift & ((Key<T>(1) << bins.bits) - 1);
-      };
+      const Key<T> bits = (Key<T>(1) << bins.bits) - 1;
+      const auto digit_of = [&](const auto& negative) { return negative.key >> shift & bits; };
       for (size_t k = 0; k < open.size(); ++k)
-        bins.sums[k % kCopies][digit_of(open[k])] += mass_.of(open[k]);
+        bins.sums[k % kCopies][digit_of(open[k])] += mass_.of_negative(open[k].index);
       const Key<T> digit = bins.find(&left);
-      std::erase_if(open, [&](int64_t i) { return digit_of(i) != digit; });
+      // Sums of masses depend on their order, so that all may fit now.
+      if (digit >> bins.bits) return {greatest, size_};
+      std::erase_if(open, [&](const auto& negative) { return digit_of(negative) != digit; });
+      greatest = open[0].key | ((Key<T>(1) << shift) - 1);
     }
-    return last_of(open, shift > 0, left);
+    if (shift > 0) std::sort(open.begin(), open.end());
+    return last_of(open, left);
   }
 
-  // The same of those that are left; they may have to be sorted.
-  Last<Key<T>> last_of(const std::vector<int64_t>& open, bool is_mixed, Sum left) const {
-    const auto with_key = [&](int64_t i) { return Last<Key<T>>{descending(loss_[i]), i}; };
-    std::array<Last<Key<T>>, kFew> sorted;
-    if (is_mixed) {
-      const auto end = std::transform(open.begin(), open.end(), sorted.begin(), with_key);
-      std::sort(sorted.begin(), end, [](const auto& a, const auto& b) {
-        return a.key != b.key ? a.key < b.key : a.index < b.index;
-      });
-    }
-    Last<Key<T>> last{0, -1};
+  // The same of those that are left, sorted.
+  Negative<Key<T>> last_of(const std::vector<Negative<Key<T>>>& open, Sum left) const {
+    Negative<Key<T>> last{open.empty() ? Key<T>(0) : open[0].key, -1};
     Sum sum = 0;
-    for (size_t k = 0; k < open.size(); ++k) {
-      const Last<Key<T>> next = is_mixed ? sorted[k] : with_key(open[k]);
-      sum += mass_.of(next.index);
-      if (!(sum <= left)) return k ? last : Last<Key<T>>{next.key, -1};
-      last = next;
+    for (const auto& negative : open) {
+      sum += mass_.of_negative(negative.index);
+      if (!(sum <= left)) break;
+      last = negative;
     }
     return last;
+  }
+
+  // A key up to which the masses are likely to be more than `left`, but not much more: from those
+  // of every so many elements, and beyond by six standard deviations. None where it would leave
+  // many negatives open.
+  std::optional<Key<T>> likely_bound(Sum left) const {
+    if (size_ < kLong) return {};
+    const int64_t step = size_ / kSamples;
+    std::vector<Negative<Key<T>>> samples;
+    for (int64_t i = 0; i < size_; i += step)
+      if (mass_.is_negative(i)) samples.push_back({descending(loss_[i]), i});
+    std::sort(samples.begin(), samples.end());
+    double sum = 0;
+    size_t count = 0;
+    for (; count < samples.size() && sum * step <= left; ++count)
+      sum += mass_.of(samples[count].index);
+    count += 16 + static_cast<size_t>(6 * std::sqrt(static_cast<double>(count)));
+    if (count >= samples.size() / 4) return {};
+    return samples[count].key;
+  }
+
+  // Appends the negatives whose key is at least `low` and at most `high`.
+  void collect(Key<T> low, Key<T> high, std::vector<Negative<Key<T>>>* open) const {
+    for_each_part([&](const Key<T>* keys, int64_t start, int64_t count) {
+      alignas(8) uint8_t hit[kBlock + 8] = {};
+      mark_between(keys, mass_, start, count, low, high, hit);
+      for (int64_t i = 0; i < count; i += 8) {
+        uint64_t word;  // mostly 0: few are hit
+        std::memcpy(&word, hit + i, 8);
+        for (; word; word &= word - 1) {
+          const int64_t j = i + std::countr_zero(word) / 8;
+          open->push_back({keys[j], start + j});
+        }
+      }
+    });
   }
 
   // Calls f(keys, start, count) for blocks of the row.

@@ -3,6 +3,7 @@
 import math
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given
 from strategies import layouts
@@ -58,6 +59,39 @@ def test_many_negatives(seed, size, steps, dtype):
         with implementation("reference"):
             expected = F.hard_negative_mask(*arguments)
         assert torch.equal(F.hard_negative_mask(*arguments), expected)
+
+
+@given(st.integers(0, 2**31), st.sampled_from((0.01, 0.3, 0.999)))
+def test_sums_of_masses_that_round(seed, share):
+    """The masses chosen are the hardest, and one more would be too much, but for rounding."""
+    g = torch.Generator().manual_seed(seed)
+    loss, mass = torch.randn(1, 3000, generator=g), torch.rand(1, 3000, generator=g).double()
+    limit = share * mass.sum(1)
+    mask = F.hard_negative_mask(loss, mass, limit)
+    order = loss[0].argsort(descending=True, stable=True)
+    count = int(mask.sum())
+    assert mask[0, order[:count]].all()
+    sums = mass[0, order].cumsum(0)
+    assert sums[count - 1] <= limit * (1 + 1e-12) and sums[count] > limit * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("kept", (0, 1, 2000, 150_000, 500_000, 2**40))
+@pytest.mark.parametrize("kind", ("different", "alike", "misleading"))
+def test_long_rows(kind, kept):
+    """Of which samples tell where to look, or mislead: every one of them is harder than most."""
+    g = torch.Generator().manual_seed(0)
+    loss = torch.rand(1, 600_001, generator=g)
+    if kind == "alike":
+        loss = (loss * 4).floor()
+    if kind == "misleading":
+        loss[:, :: 600_001 // 4096] += 1
+    negative, mass = torch.rand(1, 600_001, generator=g) < 0.7, torch.ones(1, 600_001)
+    expected = torch.zeros_like(negative)
+    order = loss.masked_fill(~negative, -1).argsort(descending=True, stable=True)
+    expected[0, order[0, : min(kept, int(negative.sum()))]] = True
+    assert torch.equal(F.hard_negative_mask(loss, negative, torch.tensor([kept])), expected)
+    masses = F.hard_negative_mask(loss, mass * negative, torch.tensor([kept + 0.5]))
+    assert torch.equal(masses, expected)
 
 
 def test_doubles_are_not_rounded():
