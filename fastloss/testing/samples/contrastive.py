@@ -40,6 +40,10 @@ def samples() -> Iterator[Sample]:
             yield _sample(
                 f"{'x'.join(map(str, shape))}-{reduction}", x, t, tags, reduction=reduction
             )
+    # The largest terms in what a program reads last.
+    x, t = draw(2, 4500)
+    x = x.sort(1).values * torch.tensor([[1.0], [-1.0]])
+    yield _sample("rising", x, t, "large", reduction="none")
     x, t = draw(6, 9)
     t = torch.where(torch.rand(6, 9, generator=g) < 0.3, 2, t)
     for others in (False, True):
