@@ -15,9 +15,9 @@ rho the distance of the centres:
            alpha = [I / U > 1/2] v / (1 - I / U + v), a constant in the gradient
 
 Edge rules: a quotient with a denominator of 0 or below the smallest normal number is 0 (coinciding
-boxes have alpha = 0). min and max split the gradient at a tie, clamp passes it at the bound, as
-torch. Coordinates come multiplied by a power of two s (`_boxes.scaled`), and eps with s^2 or s, so
-that no product overflows.
+boxes have alpha = 0), but atan(w / 0) is pi / 2 or -pi / 2, and 0 where w is too. min and max split
+the gradient at a tie, clamp passes it at the bound, as torch. Coordinates come multiplied by a
+power of two s (`_boxes.scaled`), and eps with s^2 or s, so that no product overflows.
 
 Sources: Yu et al. arXiv 1608.01471 (IoU), Rezatofighi et al. arXiv 1902.09630 (GIoU), Zheng et al.
 arXiv 1911.08287 and 2005.03572 (DIoU, CIoU); mmdet 3.3.0 `models/losses/iou_loss.py`.
@@ -71,8 +71,13 @@ def _aspect(p: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
     """v and the difference of angles behind it, with widths and heights (+ eps) of both boxes."""
     pw, ph = p[..., 2] - p[..., 0], p[..., 3] - p[..., 1] + eps
     tw, th = t[..., 2] - t[..., 0], t[..., 3] - t[..., 1] + eps
-    angle = torch.atan(tw * inverse_or_zero(th)) - torch.atan(pw * inverse_or_zero(ph))
+    angle = _angle(tw, th) - _angle(pw, ph)
     return 4 / math.pi**2 * angle.square(), angle, pw, ph, tw, th
+
+
+def _angle(w: Tensor, h: Tensor) -> Tensor:
+    """atan(w / h) in [-pi/2, pi/2], also where the quotient is no float."""
+    return torch.atan2(torch.where(h < 0, -w, w), h.abs())
 
 
 def _trade_off(iou: Tensor, v: Tensor) -> Tensor:
