@@ -125,7 +125,13 @@ def test_segmentation_ignores():
 @how
 @pytest.mark.parametrize(
     "index, weights",
-    [((0,), None), ((1,), [0.4]), ((2, 0), [0.5, 2.0]), ((0, 1, 2), None), ((-1, 1), [3, 1])],
+    [
+        ((0,), None),
+        ((1,), [torch.tensor(0.4)]),
+        ((2, 0), [0.5, 2.0]),
+        ((0, 1, 2), None),
+        ((-1, 1), [3, 1]),
+    ],
     ids=str,
 )
 def test_levels(index, weights, how):

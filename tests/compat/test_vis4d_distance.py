@@ -71,6 +71,13 @@ def test_sum_weighted(weight, avg_factor, dtype):
     assert_parity(*map(call, LIBRARIES), PRED, TARGET, weight, avg_factor, dtype=dtype)
 
 
+def test_a_reducer_derived_from_sum_weighted_is_called():
+    for library in LIBRARIES:
+        derived = type("Derived", (library.SumWeightedLoss,), {"__call__": lambda self, loss: self})
+        reducer_ = derived(WEIGHTS["whole"][0], 4.0)
+        assert library.l1_loss(PRED, TARGET, reducer_) is reducer_
+
+
 def test_sum_weighted_of_integers():
     for library in LIBRARIES:
         weighted = library.SumWeightedLoss(torch.tensor([True, False, True]), 2)

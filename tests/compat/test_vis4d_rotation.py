@@ -72,6 +72,7 @@ def test_no_host_read(how):
 
 def test_the_default_reducer_does_not_reduce():
     same_error(lambda library: library.rotation_loss(PRED, BIN, RES, BINS))
+    same_error(lambda library: library.rotation_loss(PRED, BIN, RES, BINS, lambda loss: loss))
     with pytest.raises(RuntimeError, match="scalar"):
         ours.rotation_loss(PRED, torch.zeros_like(BIN), RES, BINS)
 

@@ -53,7 +53,7 @@ def reduced(
     reduction = reduction_of(reducer)
     if 0 in shape:
         reduction = None  # the mean of nothing is NaN in vis4d and 0 natively
-    elif isinstance(reducer, SumWeightedLoss) and _fits(reducer, pred, shape):
+    elif type(reducer) is SumWeightedLoss and _fits(reducer, pred, shape):
         options.update(weight=reducer.weight, avg_factor=reducer.avg_factor)
         reduction = "mean"
     if reduction is not None:
@@ -72,7 +72,7 @@ def _fits(reducer: SumWeightedLoss, pred: Tensor, shape: torch.Size) -> bool:
         plain = avg_factor.dim() == 0 and not avg_factor.requires_grad
         if not plain or avg_factor.device != pred.device:
             return False
-    elif not 0 < avg_factor < math.inf:
+    elif not (isinstance(avg_factor, (int, float)) and 0 < avg_factor < math.inf):
         return False
     if not isinstance(weight, Tensor) or weight.device != pred.device:
         return False

@@ -117,7 +117,10 @@ class MultiLevelSegLoss(Loss):
         for position, index in enumerate(self.feature_idx):
             output = _crop(outputs[index], target)
             loss = _reduced(output, target, self.reducer, ignore_index)
-            losses[f"loss_seg_level{index}"] = self.weights[position] * loss
+            weight = self.weights[position]
+            if isinstance(weight, Tensor) or weight != 1:  # the default costs no pass
+                loss = weight * loss
+            losses[f"loss_seg_level{index}"] = loss
         return losses
 
 

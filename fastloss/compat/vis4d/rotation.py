@@ -84,5 +84,6 @@ def _by_bin(values: Tensor, angles: Tensor, chosen: Tensor, reducer: LossReducer
         if rows.any():
             angle, value = angles[rows, i], values[rows, i]
             for part, direction in ((value[:, 0], angle.sin()), (value[:, 1], angle.cos())):
-                total = total + smooth_l1_loss(part, direction, reducer)
+                # In place, so that a result that is not a scalar is a RuntimeError.
+                total += smooth_l1_loss(part, direction, reducer)
     return total
