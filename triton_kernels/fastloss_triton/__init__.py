@@ -17,6 +17,7 @@ from . import (  # noqa: F401
     ohem_threshold,
     pairwise_iou,
     regression_loss,
+    regression_terms,
     scale,
     segmentation_loss,
     segmentation_table,
