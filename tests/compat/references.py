@@ -215,6 +215,17 @@ def vis4d() -> types.SimpleNamespace:
     return namespace
 
 
+@functools.cache
+def vis4d_engine() -> types.SimpleNamespace:
+    """vis4d.engine 1.0.0: LossModule, LossConnector and the functions of its connectors."""
+    vis4d()  # for the stand-ins
+    package = _locate("vis4d", "1.0.0")
+    _stand_in("vis4d.data", package / "data")  # its __init__ would import every data set
+    module = importlib.import_module("vis4d.engine.loss_module")
+    connectors = importlib.import_module("vis4d.engine.connectors")
+    return types.SimpleNamespace(**vars(connectors), **_defined_in(module))
+
+
 def _embedding_distance(
     loss: type[torch.nn.Module],
     pred: torch.Tensor,
