@@ -36,7 +36,7 @@ def samples() -> Iterator[Sample]:
     for name, x, target in (
         ("ties", pred, pred.clone()),
         ("edges", edges, torch.zeros_like(edges)),
-        ("wild", wild, torch.zeros_like(wild)),
+        ("infinite", wild, torch.zeros_like(wild)),
         ("strided", pred.mT, pred.flip(2).mT),
     ):
         yield Sample(
