@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from bench import loss_module
 from bench.baselines import lovasz
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Peer, Upstream, Workload
@@ -130,6 +132,10 @@ def _torch(**options: Any) -> Upstream:
 
 
 _SMOOTHED = {"label_smoothing": 0.1}
+_MODULE = {
+    "terms": {"cross_entropy": 1.0, "dice": 1.0, "sigmoid_focal": 1.0},
+    "ignore_index": IGNORED,
+}
 
 LOSSES = (
     _workload(
@@ -175,6 +181,15 @@ LOSSES = (
         # smp sums |p - t| with torch.linalg.vector_norm, which on a CPU adds 4M float32 numbers one
         # by one and errs by 1e-3; fastloss errs by 1e-7.
         tolerance=5e-3,
+    ),
+    _workload(
+        "loss_module.ce_dice_focal",
+        "segmentation_loss",
+        _MODULE,
+        "three losses of other libraries in vis4d's LossModule",
+        (Upstream("vis4d_engine", "loss_module", _MODULE),),
+        ours=loss_module.ours,
+        peers=(Peer("apart", functools.partial(loss_module.apart, **_MODULE)),),
     ),
     _boundary(3, 5, "F1 score of boundaries, the windows of its paper"),
     _boundary(19, 19, "the same with the windows of geo-deep-learning"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.workload import Function, Upstream
 
 # Whose package has another name.
-_PACKAGES = {"smp": "segmentation-models-pytorch"}
+_PACKAGES = {"smp": "segmentation-models-pytorch", "vis4d_engine": "vis4d"}
 
 
 def load(upstream: Sequence[Upstream]) -> tuple[str, Function]:

@@ -14,6 +14,7 @@ from .ops.matching_cost import matching_cost
 from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
+from .ops.regression_terms import regression_terms
 from .ops.segmentation_loss import segmentation_loss
 from .ops.sigmoid_focal import (
     binary_cross_entropy,
@@ -45,6 +46,7 @@ __all__ = [
     "pairwise_iou",
     "quality_focal_loss",
     "regression_loss",
+    "regression_terms",
     "segmentation_loss",
     "sigmoid_focal_loss",
     "sinkhorn",

@@ -220,6 +220,28 @@ def test_error_of_pairwise_iou(changes, error, message):
         F.pairwise_iou(**{"boxes1": BOXES, "boxes2": BOXES, **changes})
 
 
+TERMS = [
+    ({"target": X[:1]}, ValueError, r"target .* of pred, \(5, 3\), got \(1, 3\)"),
+    ({"target": X.long()}, TypeError, "target must be float16, .*, got torch.int64"),
+    ({"pred": None}, TypeError, "pred must be a tensor, got NoneType"),
+    ({"target": X.to("meta")}, ValueError, "target must be on the device of pred, cpu"),
+    ({"kinds": "l1"}, ValueError, "kinds must be a sequence .*, got 'l1'"),
+    ({"kinds": ()}, ValueError, r"kinds must be a sequence with at least one kind, got \(\)"),
+    ({"kinds": ("l1", "l2")}, ValueError, r"kinds\[1\] must be one of 'l1', .*, got 'l2'"),
+    ({"reduction": "none"}, ValueError, r"reduction\[0\] must be one of .*, got 'none'"),
+    ({"reduction": ["mean"]}, ValueError, r"reduction .* each of kinds, 2, got \['mean'\]"),
+    ({"beta": (1.0, 2.0, 3.0)}, ValueError, "beta must have one entry for each of kinds, 2"),
+    ({"beta": (1.0, 0)}, ValueError, r"beta\[1\] must be > 0, got 0"),
+    ({"beta": (1.0, "2")}, TypeError, r"beta\[1\] must be a number, got str"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes,error,message", TERMS, ids=[str(list(c)) for c, *_ in TERMS])
+def test_error_of_regression_terms(changes, error, message):
+    with pytest.raises(error, match=message):
+        F.regression_terms(**{"pred": X, "target": X, "kinds": ("l1", "mse"), **changes})
+
+
 def test_unknown_backend():
     with pytest.raises(ValueError, match="backend must be one of .*, got 'fast'"):
         with fastloss.backend("fast"):

@@ -31,6 +31,12 @@ TERMS: dict[str, dict[str, Any]] = {
     "mcc": {"eps": 1e-5},
     "lovasz": {"per_image": False, "classes": "present", "method": "exact", "bins": 4096},
 }
+# kind -> its options of which a call has one value, and their names as arguments of the table
+SHARED = {
+    "softmax_focal": {"gamma": "softmax_gamma", "reduced_threshold": "softmax_threshold"},
+    "sigmoid_focal": {"alpha": "alpha", "gamma": "gamma", "reduced_threshold": "threshold"},
+    "soft_bce": {"smoothing": "bce_smoothing"},
+}
 _MULTICLASS_ONLY = ("cross_entropy", "softmax_focal")
 _METRICS = ("valid", "target", "predicted", "correct")
 
@@ -79,6 +85,8 @@ def segmentation_loss(
             - "lovasz": `lovasz_softmax` ("multiclass") or `lovasz_hinge`, with reads of its own;
               per_image=False, classes="present", method="exact", bins=4096.
 
+            A term under another name says which it is, {"rare": {"kind": "dice", ...}}; terms of
+            one kind share gamma, reduced_threshold, sigmoid_focal's alpha and smoothing.
             All but mcc and lovasz take class_weight (None: that of the call). Averaged terms also
             take reduction="mean" | "sum", avg_factor=None (a number that replaces the divisor of
             the mean), empty=0.0 (0 or nan: the mean over nothing).
@@ -112,7 +120,9 @@ def segmentation_loss(
     logits, target = _inputs(logits, target, mode)
     chosen = _options(terms, mode, from_logits)
     parsed = {
-        name: _term(name, o, logits, class_weight) for name, o in chosen.items() if name != "lovasz"
+        name: _term(name, o, logits, class_weight)
+        for name, o in chosen.items()
+        if o["kind"] != "lovasz"
     }
     values: dict[str, Tensor] = {}
     columns: dict[str, Tensor] = {}
@@ -120,16 +130,16 @@ def segmentation_loss(
     if parsed or metrics:
         per_image = any(o.get("per_image", False) for n, o in chosen.items() if n in parsed)
         reading = Reading(
-            _activation(mode, from_logits), ignore_index, per_image, strict, **_focal(chosen)
+            _activation(mode, from_logits), ignore_index, per_image, strict, **_shared(chosen)
         )
         x, t = segmentation.pixels(logits, target, per_image)
         results, columns = segmentation.fused(
             x, t, list(parsed.values()), reading, _METRICS if metrics else (), _across(group)
         )
         total, values = results[0], dict(zip(parsed, results[1:]))
-    if "lovasz" in chosen:
-        values["lovasz"] = _lovasz(logits, target, mode, ignore_index, strict, **chosen["lovasz"])
-        total = values["lovasz"] if total is None else total + values["lovasz"]
+    for name in (name for name in chosen if name not in parsed):
+        values[name] = _lovasz(logits, target, mode, ignore_index, strict, name, **chosen[name])
+        total = values[name] if total is None else total + values[name]
     values = {name: values[name] for name in chosen}
     return (total, values, _metrics(columns, mode)) if metrics else (total, values)
 
@@ -183,13 +193,15 @@ def _options(
         raise ValueError(f"terms must be a mapping with at least one term, got {terms!r}")
     chosen = {}
     for name, given in terms.items():
-        check.choice("a name in terms", name, tuple(TERMS))
-        if mode != "multiclass" and name in _MULTICLASS_ONLY:
-            raise ValueError(f'terms["{name}"] needs mode "multiclass", got "{mode}"')
-        if not from_logits and TERMS[name] not in (_REGION, TERMS["tversky"], TERMS["mcc"]):
-            raise ValueError(f'terms["{name}"] needs logits: from_logits must be True')
         given = given if isinstance(given, Mapping) else {"weight": given}
-        known = {**_COMMON, **TERMS[name]}
+        kind = given.get("kind", name)
+        label = f'terms["{name}"]["kind"]' if "kind" in given else "a name in terms"
+        check.choice(label, kind, tuple(TERMS))
+        if mode != "multiclass" and kind in _MULTICLASS_ONLY:
+            raise ValueError(f'terms["{name}"] needs mode "multiclass", got "{mode}"')
+        if not from_logits and TERMS[kind] not in (_REGION, TERMS["tversky"], TERMS["mcc"]):
+            raise ValueError(f'terms["{name}"] needs logits: from_logits must be True')
+        known = {"kind": kind, **_COMMON, **TERMS[kind]}
         for option in given:
             check.choice(f'an option of terms["{name}"]', option, tuple(known))
         chosen[name] = {**known, **given}
@@ -203,26 +215,26 @@ def _number(term: str, options: Mapping[str, Any], name: str, bound: float | Non
     return check.at_least(label, options[name], bound)
 
 
-def _focal(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the focal and soft_bce terms ask of the table."""
+def _shared(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the focal and soft_bce terms ask of the table, which has one of each."""
     found: dict[str, Any] = {}
-    for name, prefix in (("softmax_focal", "softmax_"), ("sigmoid_focal", "")):
-        if name in chosen:
-            o = chosen[name]
-            found[f"{prefix}gamma"] = _number(name, o, "gamma", 0)
-            if o["reduced_threshold"] is not None:
-                found[f"{prefix}threshold"] = _number(name, o, "reduced_threshold", 0)
-    if "sigmoid_focal" in chosen and chosen["sigmoid_focal"]["alpha"] is not None:
-        found["alpha"] = _number("sigmoid_focal", chosen["sigmoid_focal"], "alpha")
-    if "soft_bce" in chosen:
-        found["bce_smoothing"] = _number("soft_bce", chosen["soft_bce"], "smoothing")
+    for name, o in chosen.items():
+        for option, argument in SHARED.get(o["kind"], {}).items():
+            bound = 0 if option in ("gamma", "reduced_threshold") else None
+            absent = o[option] is None and TERMS[o["kind"]][option] is None
+            value = None if absent else _number(name, o, option, bound)
+            if found.setdefault(argument, value) != value:
+                raise ValueError(
+                    f'terms["{name}"]["{option}"] must be that of the other terms of its kind, '
+                    f"{found[argument]}, got {value}"
+                )
     return found
 
 
 def _term(name: str, o: dict[str, Any], logits: Tensor, class_weight: Any) -> Term:
     """A term as the op takes it."""
-    weight = _number(name, o, "weight")
-    if name == "mcc":
+    kind, weight = o["kind"], _number(name, o, "weight")
+    if kind == "mcc":
         columns = ("valid", "target", "probability", "product")
         return Term("mcc", columns, weight, {"eps": _number(name, o, "eps", 0)})
     own = o["class_weight"]
@@ -237,7 +249,7 @@ def _term(name: str, o: dict[str, Any], logits: Tensor, class_weight: Any) -> Te
             raise ValueError(f'terms["{name}"]["avg_factor"] needs reduction "mean", got "sum"')
         divisor = _number(name, o, "avg_factor", 0)
     options = {"divisor": divisor, "floor": _floor(name, o["empty"])}
-    if name == "soft_bce":
+    if kind == "soft_bce":
         label = f'terms["{name}"]["pos_weight"]'
         positive = segmentation.class_weight_of(logits, o["pos_weight"], label)
         if positive is None or weights is None:
@@ -245,17 +257,17 @@ def _term(name: str, o: dict[str, Any], logits: Tensor, class_weight: Any) -> Te
         else:
             positive = positive.double() * weights.double()
         columns = ("valid", "bce_positive", "bce_negative")
-        return Term(name, columns, weight, options, weights, positive)
-    if name == "cross_entropy":
+        return Term(kind, columns, weight, options, weights, positive)
+    if kind == "cross_entropy":
         smoothing = _number(name, o, "label_smoothing", 0)
         if smoothing > 1:
             raise ValueError(f'terms["{name}"]["label_smoothing"] must be <= 1, got {smoothing}')
         columns = ("target", "nll", *(("neg_log_prob",) if smoothing else ()))
-        return Term(name, columns, weight, {**options, "smoothing": smoothing}, weights)
+        return Term(kind, columns, weight, {**options, "smoothing": smoothing}, weights)
     normalized = check.flag(f'terms["{name}"]["normalized"]', o["normalized"])
-    columns = (name, "valid" if name == "sigmoid_focal" else "target")
-    columns += (f"{name}_term",) if normalized else ()
-    return Term(name, columns, weight, {**options, "normalized": normalized}, weights)
+    columns = (kind, "valid" if kind == "sigmoid_focal" else "target")
+    columns += (f"{kind}_term",) if normalized else ()
+    return Term(kind, columns, weight, {**options, "normalized": normalized}, weights)
 
 
 def _floor(term: str, empty: float) -> float:
@@ -269,7 +281,7 @@ def _region(
     name: str, weight: float, o: dict[str, Any], weights: Tensor | None, logits: Tensor
 ) -> Term:
     """Dice, Jaccard and Tversky, which differ in the weights of false positives and negatives."""
-    both = {"dice": 0.5, "jaccard": 1.0}.get(name)
+    both = {"dice": 0.5, "jaccard": 1.0}.get(o["kind"])
     options = {
         "alpha": _number(name, o, "alpha") if both is None else both,
         "beta": _number(name, o, "beta") if both is None else both,
@@ -323,6 +335,8 @@ def _lovasz(
     mode: str,
     ignore_index: int | None,
     strict: bool,
+    name: str,
+    kind: str,
     weight: float,
     classes: Any,
     **options: Any,
@@ -332,7 +346,7 @@ def _lovasz(
         loss = lovasz_softmax(logits, target, classes=classes, strict=strict, **options)
     else:
         loss = lovasz_hinge(logits.flatten(1), target.flatten(1), **options)
-    return check.number('terms["lovasz"]["weight"]', weight) * loss
+    return check.number(f'terms["{name}"]["weight"]', weight) * loss
 
 
 def _metrics(columns: dict[str, Tensor], mode: str) -> dict[str, Tensor]:

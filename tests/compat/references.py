@@ -215,6 +215,28 @@ def vis4d() -> types.SimpleNamespace:
     return namespace
 
 
+@functools.cache
+def vis4d_engine() -> types.SimpleNamespace:
+    """vis4d.engine 1.0.0: LossModule, LossConnector and the functions of its connectors;
+    `loss_module`, a step of its LossModule with losses of smp."""
+    vis4d()  # for the stand-ins
+    package = _locate("vis4d", "1.0.0")
+    _stand_in("vis4d.data", package / "data")  # its __init__ would import every data set
+    module = importlib.import_module("vis4d.engine.loss_module")
+    connectors = importlib.import_module("vis4d.engine.connectors")
+    return types.SimpleNamespace(
+        **vars(connectors), **_defined_in(module), loss_module=_loss_module
+    )
+
+
+def _loss_module(*args: torch.Tensor, **options: Any) -> tuple[torch.Tensor, dict[str, float]]:
+    from bench.loss_module import loss_module
+
+    smp()
+    names = ("vis4d.engine.loss_module", "segmentation_models_pytorch.losses")
+    return loss_module(*(sys.modules[name] for name in names), *args, **options)
+
+
 def _embedding_distance(
     loss: type[torch.nn.Module],
     pred: torch.Tensor,

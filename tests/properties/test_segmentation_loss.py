@@ -111,6 +111,23 @@ def test_a_sum_of_terms_is_the_sum_of_single_calls(seed, size, names, dtype):
     torch.testing.assert_close(run(x, target, terms)[1], gradient, rtol=1e-9, atol=1e-13)
 
 
+@given(seeds, images, st.lists(st.sampled_from(sorted(TERMS)), min_size=1, max_size=6))
+def test_terms_under_other_names(seed, size, kinds):
+    """Of any kinds, several of one too: each as under the name of its kind, to the bit."""
+    x, target = problem(seed, size)
+    terms = {
+        f"{i}": {"kind": kind, **TERMS[kind], "weight": 0.5 + i} for i, kind in enumerate(kinds)
+    }
+    terms["lovasz"] = {"kind": "dice", "log": True, "smooth": 0.1}
+    total, values = F.segmentation_loss(x, target, terms=terms)
+    assert [*values] == [*terms]
+    for name, options in terms.items():
+        options = dict(options)
+        (alone,) = F.segmentation_loss(x, target, terms={options.pop("kind"): options})[:1]
+        assert torch.equal(values[name], alone)
+    torch.testing.assert_close(total, sum(values.values()))
+
+
 @given(seeds, images)
 def test_lovasz_is_added_with_its_weight(seed, size):
     x, target = problem(seed, size)

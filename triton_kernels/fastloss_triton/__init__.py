@@ -19,6 +19,7 @@ from . import (  # noqa: F401
     ohem_threshold,
     pairwise_iou,
     regression_loss,
+    regression_terms,
     scale,
     segmentation_loss,
     segmentation_table,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.smp.targets import native_term
 
 
@@ -42,6 +43,11 @@ class SoftBCEWithLogitsLoss(nn.Module):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """y_pred and y_true (*) -> scalar, or (*)."""
+        term = self.term_of(y_pred, y_true)
+        return self._composed(y_pred, y_true) if term is None else term.value()
+
+    def term_of(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm | None:
+        """What `forward` computes, if that is native."""
         if y_true.shape != y_pred.shape:
             raise ValueError(
                 f"y_true must have the shape of y_pred, {tuple(y_pred.shape)}, "
@@ -52,14 +58,14 @@ class SoftBCEWithLogitsLoss(nn.Module):
         weights = (self.weight, self.pos_weight)
         native = self.reduction in ("mean", "sum") and y_pred.numel() > 0
         if not native or not all(w is None or _is_per_channel(w, y_pred) for w in weights):
-            return self._composed(y_pred, y_true)
+            return None
         if y_pred.dim() < 2:
             y_pred, y_true = (x.reshape(1, 1, x.numel()) for x in (y_pred, y_true))
         channels = y_pred.shape[1]
         weight, pos_weight = (
             None if weight is None else weight.reshape(-1).expand(channels) for weight in weights
         )
-        term = {
+        options = {
             "smoothing": 0.0 if self.smooth_factor is None else self.smooth_factor,
             "reduction": self.reduction,
             "avg_factor": y_pred.numel() if self.reduction == "mean" else None,
@@ -67,7 +73,7 @@ class SoftBCEWithLogitsLoss(nn.Module):
             "pos_weight": pos_weight,
         }
         return native_term(
-            "soft_bce", y_pred, y_true, "multilabel", term, ignore_index=self.ignore_index
+            "soft_bce", y_pred, y_true, "multilabel", options, ignore_index=self.ignore_index
         )
 
     def _composed(self, y_pred: Tensor, y_true: Tensor) -> Tensor:

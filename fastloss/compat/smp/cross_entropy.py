@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastloss import functional
+from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.smp.targets import native_term
 
 
@@ -37,39 +38,54 @@ class SoftCrossEntropyLoss(nn.Module):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """(N, C, *) and (N, *) -> scalar, (N, 1, *) or (N, *)."""
-        if y_true.dim() == y_pred.dim():
-            y_true = y_true.squeeze(self.dim)
-        y_pred = y_pred.movedim(self.dim, 0)
-        if y_true.shape != y_pred.shape[1:]:
-            raise RuntimeError(
-                f"y_true must have the shape of y_pred without its classes, "
-                f"{tuple(y_pred.shape[1:])}, got {tuple(y_true.shape)}"
-            )
-        # As one image (1, C, *) where the classes are not in the second dimension.
-        first = self.dim in (1, 1 - y_pred.dim()) and y_pred.dim() > 1
-        y_pred, labels = (y_pred.movedim(0, 1), y_true) if first else (y_pred[None], y_true[None])
-        smoothing = 0.0 if self.smooth_factor is None else self.smooth_factor
+        if self.reduction in ("mean", "sum"):
+            return self.term_of(y_pred, y_true).value()
+        y_true = self._labels(y_pred, y_true)
+        loss = self._unreduced(*self._one_image(y_pred, y_true))
+        return loss.reshape(self._shape(y_true))
+
+    def term_of(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm | None:
+        """What `forward` computes; None if it returns the loss of every pixel."""
         if self.reduction not in ("mean", "sum"):
-            return self._unreduced(y_pred, labels, smoothing).reshape(self._shape(y_true))
+            return None
+        y_true = self._labels(y_pred, y_true)
+        options = {
+            "label_smoothing": self._smoothing(),
+            "reduction": self.reduction,
+            "avg_factor": y_true.numel() if self.reduction == "mean" else None,
+        }
+        logits, labels = self._one_image(y_pred, y_true)
         return native_term(
-            "cross_entropy",
-            y_pred,
-            labels,
-            "multiclass",
-            {
-                "label_smoothing": smoothing,
-                "reduction": self.reduction,
-                "avg_factor": y_true.numel() if self.reduction == "mean" else None,
-            },
-            ignore_index=self.ignore_index,
+            "cross_entropy", logits, labels, "multiclass", options, ignore_index=self.ignore_index
         )
 
-    def _unreduced(self, y_pred: Tensor, y_true: Tensor, smoothing: float) -> Tensor:
+    def _smoothing(self) -> float:
+        return 0.0 if self.smooth_factor is None else self.smooth_factor
+
+    def _labels(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """(N, *), without the dimension of the classes."""
+        if y_true.dim() == y_pred.dim():
+            y_true = y_true.squeeze(self.dim)
+        shape = y_pred.movedim(self.dim, 0).shape[1:]
+        if y_true.shape != shape:
+            raise RuntimeError(
+                f"y_true must have the shape of y_pred without its classes, "
+                f"{tuple(shape)}, got {tuple(y_true.shape)}"
+            )
+        return y_true
+
+    def _one_image(self, y_pred: Tensor, y_true: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes in the second dimension; as one image (1, C, *) where they are in another."""
+        if self.dim in (1, 1 - y_pred.dim()) and y_pred.dim() > 1:
+            return y_pred, y_true
+        return y_pred.movedim(self.dim, 0)[None], y_true[None]
+
+    def _unreduced(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         try:
             return functional.cross_entropy(
                 y_pred,
                 y_true,
-                label_smoothing=smoothing,
+                label_smoothing=self._smoothing(),
                 ignore_index=self.ignore_index,
                 reduction="none",
             )

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.smp._functional import focal_loss_with_logits
 from fastloss.compat.smp.constants import BINARY_MODE, MULTICLASS_MODE
 from fastloss.compat.smp.targets import WeightedLoss, native_term
@@ -72,28 +73,44 @@ class FocalLoss(WeightedLoss):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """y_pred and y_true as the mode has them -> scalar; (pixels,) for "binary" and "none"."""
-        if not self.from_logits:
-            y_pred = y_pred.clamp(self.eps, 1 - self.eps)
-            if self.mode != MULTICLASS_MODE:
-                y_pred = y_pred / (1 - y_pred)
-            y_pred = y_pred.log()
-        if self.mode == BINARY_MODE:
-            return self._binary(y_pred.reshape(-1), y_true.reshape(-1))
-        return self._classes(y_pred, y_true)
-
-    def _binary(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        self._check_shape(y_pred.shape, y_true)
-        reduction = self.focal_loss_fn.keywords["reduction"]
-        if reduction in ("mean", "sum", "batchwise_mean"):
-            return self._native(
-                y_pred[None, None], y_true[None, None], "mean" if reduction == "mean" else "sum"
-            )
+        term = self.term_of(y_pred, y_true)
+        if term is not None:
+            return term.value()
+        y_pred, y_true = self._logits(y_pred).reshape(-1), y_true.reshape(-1)
         if self.ignore_index is not None:
             kept = y_true != self.ignore_index
             y_pred, y_true = y_pred[kept], y_true[kept]
         return self.focal_loss_fn(y_pred, y_true)
 
-    def _classes(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+    def term_of(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm | None:
+        """What `forward` computes; None if it returns the loss of every pixel."""
+        y_pred = self._logits(y_pred)
+        if self.mode == BINARY_MODE:
+            return self._binary(y_pred, y_true)
+        return self._classes(y_pred, y_true)
+
+    def _logits(self, y_pred: Tensor) -> Tensor:
+        if self.from_logits:
+            return y_pred
+        y_pred = y_pred.clamp(self.eps, 1 - self.eps)
+        if self.mode != MULTICLASS_MODE:
+            y_pred = y_pred / (1 - y_pred)
+        return y_pred.log()
+
+    def _binary(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm | None:
+        reduction = self.focal_loss_fn.keywords["reduction"]
+        # As (N, 1, pixels), the form of the region losses, so that they can share a read.
+        images = max(len(y_pred), 1) if y_pred.dim() > 1 else 1
+        shape = (images, 1, y_pred.numel() // images)
+        y_pred, y_true = y_pred.reshape(-1), y_true.reshape(-1)
+        self._check_shape(y_pred.shape, y_true)
+        if reduction not in ("mean", "sum", "batchwise_mean"):
+            return None
+        return self._native(
+            y_pred.reshape(shape), y_true.reshape(shape), "mean" if reduction == "mean" else "sum"
+        )
+
+    def _classes(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm:
         reduction, divisor = self.focal_loss_fn.keywords["reduction"], None
         one_value = reduction in ("mean", "sum")
         if self.mode == MULTICLASS_MODE:
@@ -113,7 +130,7 @@ class FocalLoss(WeightedLoss):
 
     def _native(
         self, y_pred: Tensor, y_true: Tensor, reduction: str, avg_factor: int | None = None
-    ) -> Tensor:
+    ) -> PixelTerm:
         term = {
             **self.focal_loss_fn.keywords,
             "reduction": reduction,

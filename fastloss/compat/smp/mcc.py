@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.smp.targets import native_term
 
 
@@ -24,6 +25,10 @@ class MCCLoss(_Loss):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """(N, *) or (N, 1, *), both -> scalar."""
+        return self.term_of(y_pred, y_true).value()
+
+    def term_of(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm:
+        """What `forward` computes."""
         if y_pred.numel() != y_true.numel():
             raise RuntimeError(
                 f"y_true must have as many elements as y_pred, {tuple(y_pred.shape)}, "

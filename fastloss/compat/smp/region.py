@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.smp.constants import BINARY_MODE, MULTICLASS_MODE
 from fastloss.compat.smp.targets import WeightedLoss, native_term
 
@@ -39,6 +40,10 @@ class _RegionLoss(WeightedLoss):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """y_pred and y_true as the mode has them -> scalar."""
+        return self.term_of(y_pred, y_true).value()
+
+    def term_of(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm:
+        """What `forward` computes."""
         if len(y_true) != len(y_pred):
             raise AssertionError(
                 f"y_true must have the batch size of y_pred, {len(y_pred)}, got {len(y_true)}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from fastloss import functional
+from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.smp._functional import to_tensor
 from fastloss.compat.smp.constants import BINARY_MODE, MULTICLASS_MODE, MULTILABEL_MODE
 
@@ -23,17 +23,12 @@ def check_mode(mode: str) -> str:
 
 
 def native_term(
-    name: str, y_pred: Tensor, y_true: Tensor, mode: str, term: dict[str, Any], **options: Any
-) -> Tensor:
-    """`functional.segmentation_loss` of one term. RuntimeError: a label out of range, as from
-    torch's one_hot and gather."""
+    kind: str, y_pred: Tensor, y_true: Tensor, mode: str, options: dict[str, Any], **shared: Any
+) -> PixelTerm:
+    """A term of `functional.segmentation_loss`. RuntimeError: a label out of range, as from torch's
+    one_hot and gather."""
     y_true = y_true.to(torch.uint8) if y_true.dtype == torch.bool else y_true
-    try:
-        return functional.segmentation_loss(
-            y_pred, y_true, terms={name: term}, mode=mode, **options
-        )[0]
-    except IndexError as error:
-        raise RuntimeError(str(error)) from error
+    return PixelTerm(kind, y_pred, y_true, mode, options, **shared)
 
 
 class WeightedLoss(_Loss):

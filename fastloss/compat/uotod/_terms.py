@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastloss.compat import _plain
 from fastloss.compat.uotod.loss.multiple import MultipleObjectiveLoss
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class NotFused(Exception):
@@ -29,14 +28,8 @@ def flatten(module: nn.Module) -> list[tuple[float, nn.Module]]:
 
 
 def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
-    """Whether calling the module does what one of these classes does, row by row: it is of exactly
-    that class, without hooks, a forward of its own or a reduction."""
-    return (
-        type(module) in classes
-        and "forward" not in vars(module)
-        and not any(vars(module).get(name) for name in _HOOKS)
-        and module.reduction == "none"
-    )
+    """As `_plain.is_plain`, and the module has no reduction: what it does, it does row by row."""
+    return _plain.is_plain(module, *classes) and module.reduction == "none"
 
 
 def refuse_overrides(module: nn.Module, base: type[nn.Module], *names: str) -> None:

@@ -21,6 +21,7 @@ from fastloss.compat.vis4d.cross_entropy import (
     cross_entropy,
 )
 from fastloss.compat.vis4d.distance import l1_loss, l2_loss, smooth_l1_loss
+from fastloss.compat.vis4d.loss_module import LossDefinition, LossModule
 from fastloss.compat.vis4d.reducers import (
     LossReducer,
     SumWeightedLoss,
@@ -42,6 +43,8 @@ __all__ = [
     "IoULoss",
     "Loss",
     "LossConnector",
+    "LossDefinition",
+    "LossModule",
     "LossReducer",
     "MultiLevelSegLoss",
     "MultiPosCrossEntropyLoss",

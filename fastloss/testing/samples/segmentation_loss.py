@@ -41,6 +41,14 @@ REGIONS = {"dice": {"per_image": True}, "jaccard": 0.5, "tversky": {"alpha": 0.3
 AVERAGED = {"sigmoid_focal": {"weight": 2.0, "normalized": True}, "soft_bce": 0.3}
 ANY = {**REGIONS, **AVERAGED, "mcc": 0.7}
 MANY = {"cross_entropy": {"label_smoothing": 0.1}, "softmax_focal": 0.5, **ANY}
+NAMED = {
+    "a": {"kind": "dice", "classes": [1, 2]},
+    "b": {"kind": "dice", "log": True, "weight": 0.3},
+    "cross_entropy": 1.0,
+    "c": {"kind": "cross_entropy", "reduction": "sum", "label_smoothing": 0.2},
+    "d": {"kind": "sigmoid_focal", "gamma": 1.5},
+    "e": {"kind": "sigmoid_focal", "gamma": 1.5, "class_weight": [1.0, 0.5, 2.0]},
+}
 COMMON = {"cross_entropy": 0.5, "dice": 0.7, "sigmoid_focal": 2.0, "jaccard": {"log": True}}
 
 
@@ -104,6 +112,7 @@ def _terms() -> Iterator[Sample]:
             t = torch.where(soft > 0.8, -1.0, soft)
             options = {"mode": "multilabel", "ignore_index": -1}
             yield _sample(f"{name}-weighted", x, t, "", terms, weight, **options)
+    yield _sample("named", x, hard, "small smooth", NAMED)
     for name in PROBABILITIES:
         options = {"terms": OF_ANY[name], "from_logits": False}
         yield _sample(f"{name}-probabilities", x.softmax(1), hard, "small smooth", **options)
