@@ -309,7 +309,7 @@ def planned(losses, y, monkeypatch, x=X):
     (lambda: nn.SmoothL1Loss(beta=0.0), X),
     (lambda: native.RegressionLoss(kind="balanced_l1"), X),
     (lambda: nn.HuberLoss(), X),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_elements_alone(loss, y, monkeypatch):
     loss = loss()
     losses = module(vis4d, [nn.MSELoss(), loss, nn.L1Loss()]).losses
