@@ -136,8 +136,9 @@ def test_sum_of_nothing_is_zero():
 ])  # fmt: skip
 def test_exceptions_of_a_call(losses, error):
     for library in (vis4d, upstream):
+        module = library.LossModule(definitions(library, losses))
         with pytest.raises(error):
-            evaluate(library, losses)
+            module({"x": X}, {"y": Y})
 
 
 @pytest.mark.parametrize("given", [{}, {"loss": nn.L1Loss()}, {"connector": None}, (), 3, [{}]])

@@ -278,7 +278,9 @@ MSE, DICE = nn.MSELoss, lambda **options: smp.DiceLoss("multiclass", **options)
     (lambda: smp.FocalLoss("multiclass", gamma=1.0), "gamma of sigmoid_focal 2.0, not 1.0"),
     (lambda: smp.FocalLoss("multiclass", alpha=0.5), "alpha of sigmoid_focal None, not 0.5"),
     (lambda: smp.FocalLoss("multiclass", reduced_threshold=0.5), "reduced_threshold"),
+    (lambda: smp.FocalLoss("multiclass", from_logits=False), "none of a shared pass"),
     (lambda: nn.CrossEntropyLoss(), "ignore_index None, not -100"),
+    (lambda: nn.CrossEntropyLoss(torch.ones(C)), "none of a shared pass"),  # of another dtype
     (lambda: nn.CrossEntropyLoss(reduction="none"), "none of a shared pass"),
     (lambda: vis4d.CrossEntropyLoss(lambda loss: loss.mean()), "none of a shared pass"),
     (lambda: native.DiceLoss(group=3), "none of a shared pass"),
@@ -301,19 +303,20 @@ def planned(losses, y, monkeypatch, x=X):
     return called
 
 
-@pytest.mark.parametrize("loss,y", [
-    (lambda: Own(), X),
-    (lambda: with_forward(nn.MSELoss()), X),
-    (lambda: with_hook(nn.MSELoss()), X),
-    (lambda: nn.MSELoss(reduction="none"), X),
-    (lambda: nn.SmoothL1Loss(beta=0.0), X),
-    (lambda: native.RegressionLoss(kind="balanced_l1"), X),
-    (lambda: nn.HuberLoss(), X),
-], ids=str)  # fmt: skip
-def test_elements_alone(loss, y, monkeypatch):
+@pytest.mark.parametrize("loss", [
+    lambda: Own(),
+    lambda: with_forward(nn.MSELoss()),
+    lambda: with_hook(nn.MSELoss()),
+    lambda: nn.MSELoss(reduction="none"),
+    lambda: nn.SmoothL1Loss(beta=0.0),
+    lambda: native.RegressionLoss(kind="balanced_l1"),
+    lambda: nn.HuberLoss(),
+    lambda: nn.BCEWithLogitsLoss(),  # of pixels
+])  # fmt: skip
+def test_elements_alone(loss, monkeypatch):
     loss = loss()
     losses = module(vis4d, [nn.MSELoss(), loss, nn.L1Loss()]).losses
-    assert planned(losses, y, monkeypatch) == [loss]
+    assert planned(losses, X, monkeypatch) == [loss]
 
 
 @pytest.mark.parametrize("x,y", [
@@ -401,6 +404,17 @@ def test_autocast(dtype):
             alone = sum(loss(x, y) for loss in chosen)
         assert "\n" not in ours.plan and total.dtype == torch.float32 and gradient.dtype == dtype
         torch.testing.assert_close(total, alone.float(), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("case", ["bench", "elements"])
+def test_compiled_without_a_graph_break(case):
+    names, y = TOGETHER[case]
+    ours = module(vis4d, mine_and_theirs(*names)[0])
+    expected = evaluate(ours, X, y)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    total, metrics, gradient = evaluate(compiled, X, y)
+    torch.testing.assert_close((total, gradient), (expected[0], expected[2]))
+    assert metrics == pytest.approx(expected[1])
 
 
 def test_reference_backend_has_second_derivatives():
