@@ -13,6 +13,7 @@ from fastloss.compat import smp
 from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.vis4d._native import reduction_of
 from fastloss.compat.vis4d.cross_entropy import CrossEntropyLoss, SegCrossEntropyLoss
+from fastloss.ops._arguments import under_autocast
 
 IGNORED = 255  # default of vis4d
 
@@ -168,8 +169,9 @@ def _is_label_map(logits: Tensor, target: Tensor) -> bool:
 
 def _is_constant(weight: Tensor, logits: Tensor) -> bool:
     """Whether torch takes the weight with these logits, and it needs no gradient."""
-    autocast = torch.is_autocast_enabled(logits.device.type)
-    fits = weight.dtype == logits.dtype or (autocast and weight.dtype == torch.float32)
+    fits = weight.dtype == logits.dtype or (
+        weight.dtype == torch.float32 and under_autocast(logits)
+    )
     return fits and weight.device == logits.device and not weight.requires_grad
 
 
