@@ -8,6 +8,7 @@ from collections import namedtuple
 import pytest
 import references
 import torch
+from loss_module_cases import connector
 from torch import nn
 
 from fastloss.compat import vis4d
@@ -28,12 +29,6 @@ class Returns(nn.Module):
 
     def forward(self, input):
         return self.make(input)
-
-
-def connector(library, **sources):
-    """By name: "p.key" of the prediction or "d.key" of the data."""
-    keys = {"p": library.pred_key, "d": library.data_key}
-    return library.LossConnector({n: keys[s[0]](s[2:]) for n, s in sources.items()})
 
 
 def definitions(library, losses):
