@@ -219,6 +219,15 @@ def test_documented_example():
     assert loss.plan == "MSELoss, L1Loss: one pass over the elements"
 
 
+@pytest.mark.parametrize("losses", [[(nn.MSELoss(), {})], [(nn.MSELoss(), {}), (nn.L1Loss(), {})]])
+def test_metrics_stay_when_the_total_is_written_to(losses):
+    module = vis4d.LossModule(definitions(vis4d, losses))
+    expected = dict(module({"x": X}, {"y": Y})[1])
+    total, metrics = module({"x": X}, {"y": Y})
+    total /= 4
+    assert metrics == expected and total == pytest.approx(expected["loss"] / 4)
+
+
 def test_copies_and_pickles():
     module = vis4d.LossModule(definitions(vis4d, [(nn.MSELoss(), {})]))
     expected = module({"x": X}, {"y": Y})[1]

@@ -123,3 +123,10 @@ def test_numbers_of_any_dtype(dtype):
         "c": torch.tensor(2**40 + 1),
     }
     assert Metrics.on_device(values) == {key: value.item() for key, value in values.items()}
+
+
+def test_what_could_not_be_fetched_is_not_a_number_of_its_own():
+    metrics = Metrics.on_device({"a": torch.ones((), device="meta")})
+    for _ in range(2):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            metrics["a"]

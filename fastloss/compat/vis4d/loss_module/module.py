@@ -93,9 +93,10 @@ class LossModule(nn.Module):
                     key = "__" + key
                 values[key] = torch.mul(weight, value)
         total = self._sum(values)
-        return total, Metrics.on_device(
-            {key: _one_number(key, value) for key, value in {**values, "loss": total}.items()}
-        )
+        metrics = {key: _one_number(key, value) for key, value in values.items()}
+        # A copy: the caller may write to the total, as in `total /= steps`.
+        metrics["loss"] = _one_number("loss", total).clone()
+        return total, Metrics.on_device(metrics)
 
     @property
     def plan(self) -> str:
@@ -107,7 +108,7 @@ class LossModule(nn.Module):
         excluded = () if self.exclude_attributes is None else self.exclude_attributes
         kept = [value for key, value in values.items() if key not in excluded]
         if kept:
-            return sum(kept[1:], 0 + kept[0])
+            return sum(kept)
         like = next(iter(values.values()), torch.zeros(()))
         return like.new_zeros(())
 
