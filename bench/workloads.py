@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bench import box_sets, detection, inputs, matching, segmentation, transport
+from bench import box_sets, detection, inputs, matching, segmentation, tracking, transport
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -20,6 +20,7 @@ SUITES = {
     "matching": "Matching of predictions with targets: forward alone, it has no gradient",
     "detection": "Whole detection losses, matching included: forward and backward",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
+    "tracking": "Tracking losses: forward and backward, gradient to the predictions",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
 
@@ -194,6 +195,7 @@ _ALL = (
     *transport.WORKLOADS,
     *detection.WORKLOADS,
     *segmentation.WORKLOADS,
+    *tracking.WORKLOADS,
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}

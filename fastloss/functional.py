@@ -2,7 +2,9 @@
 
 from .ops.boundary import boundary_loss, boundary_pool
 from .ops.box_loss import box_loss
+from .ops.contrastive import multi_positive_cross_entropy
 from .ops.cross_entropy import cross_entropy
+from .ops.embedding_distance import embedding_distance
 from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
 from .ops.linear_assignment import linear_assignment, linear_sum_assignment
@@ -29,6 +31,7 @@ __all__ = [
     "boundary_pool",
     "box_loss",
     "cross_entropy",
+    "embedding_distance",
     "gaussian_focal_loss",
     "hard_negative_mask",
     "iou_match",
@@ -39,6 +42,7 @@ __all__ = [
     "matched_detection",
     "matching_cost",
     "ohem_cross_entropy",
+    "multi_positive_cross_entropy",
     "pairwise_iou",
     "quality_focal_loss",
     "regression_loss",

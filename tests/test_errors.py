@@ -23,6 +23,8 @@ CALLS = {
     F.varifocal_loss: ({"logits": X, "target": X}, (5, 3)),
     F.gaussian_focal_loss: ({"probs": X, "target": X}, (5, 3)),
     F.binary_cross_entropy: ({"logits": X, "target": INDEX}, (5, 3)),
+    F.multi_positive_cross_entropy: ({"logits": X, "target": X.long()}, (5,)),
+    F.embedding_distance: ({"pred": X, "target": X.long()}, (5, 3)),
 }
 BACKGROUND = r"in \[0, 3\], 3 meaning background"
 
@@ -81,6 +83,10 @@ def _numbers():
         (F.gaussian_focal_loss, "gamma", ">= 0", -0.5),
         (F.gaussian_focal_loss, "pos_weight", ">= 0", -0.5),
         (F.gaussian_focal_loss, "neg_weight", ">= 0", -0.5),
+        (F.embedding_distance, "neg_pos_ub", "", None),
+        (F.embedding_distance, "pos_margin", "", None),
+        (F.embedding_distance, "neg_margin", "", None),
+        (F.embedding_distance, "min_count", ">= 0", -0.5),
     ):
         for value in (float("nan"), float("inf"), -float("inf"), 10**400):
             yield function, {name: value}, ValueError, f"{name} must be finite, got {value}"
@@ -98,6 +104,8 @@ def _flags():
         (F.quality_focal_loss, "activated"),
         (F.varifocal_loss, "iou_weighted"),
         (F.binary_cross_entropy, "avg_non_ignore"),
+        (F.multi_positive_cross_entropy, "others_in_both"),
+        (F.embedding_distance, "hard_mining"),
     ):
         yield function, {name: "yes"}, TypeError, f"{name} must be True or False, got str"
 

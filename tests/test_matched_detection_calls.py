@@ -1,15 +1,14 @@
-"""Losses of matched predictions: bad input, what is not read, what is not finite, dtypes."""
+"""Losses of matched predictions: bad input, what is asked for, dtypes and layouts."""
 
 import math
 
 import pytest
 import torch
+from matched_cases import inputs, languages, quiet, run, same, using
 
 import fastloss
 import fastloss.functional as F
-from fastloss.reference.matched_detection import CLASS_LOSSES, IOU_KINDS
-from fastloss.testing import implementation
-from fastloss.testing.samples.matched_detection import problem
+from fastloss.reference.matched_detection import CLASS_LOSSES
 
 NAN, INF = math.nan, math.inf
 LOGITS, BOXES = torch.zeros(2, 3, 4), torch.rand(2, 3, 4)
@@ -95,18 +94,6 @@ ERRORS = [
     ({"reduction": "avg"}, ValueError, "reduction must be one of 'none', .*, got 'avg'"),
 ]  # fmt: skip
 
-languages = pytest.mark.parametrize("language", ("C++", "reference", "triton"))
-quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of Triton's interpreter
-
-
-def using(language):
-    """The context in which the ops run with that implementation."""
-    if language == "C++":
-        return fastloss.backend("auto")
-    if language == "triton" and torch.cuda.is_available():
-        pytest.skip("kernels would be launched on CPU tensors")
-    return implementation(language)
-
 
 def names(table):
     return [f"{i}-{'-'.join(map(str, changes))}" for i, (changes, *_) in enumerate(table)]
@@ -129,23 +116,6 @@ def test_bad_labels_are_found_before_any_kernel():
             F.matched_detection(**bad, **FOCAL)
 
 
-def inputs(seed=0, dtype=torch.float32, shape=(3, 5, 9, 7)):
-    made = problem(torch.Generator().manual_seed(seed), *shape)
-    return {k: x.to(dtype) if x.is_floating_point() else x for k, x in made.items()}
-
-
-def run(given, **options):
-    """Loss and gradients of each prediction."""
-    wanted = [given[name].detach().clone().requires_grad_() for name in ("logits", "boxes")]
-    given = {**given, "logits": wanted[0], "boxes": wanted[1]}
-    loss = F.matched_detection(**given, reduction="none", **options)
-    return loss.detach(), *torch.autograd.grad(loss.sum(), wanted)
-
-
-def same(results, expected):
-    return all(torch.equal(x, y) for x, y in zip(results, expected, strict=True))
-
-
 def test_whatever_is_wrong_elsewhere_there_is_a_gradient_for_what_is_asked():
     """To logits or boxes alone, the same as to both."""
     given = inputs()
@@ -154,60 +124,6 @@ def test_whatever_is_wrong_elsewhere_there_is_a_gradient_for_what_is_asked():
         x = given[name].clone().requires_grad_()
         loss = F.matched_detection(**{**given, name: x}, reduction="none")
         assert torch.equal(torch.autograd.grad(loss.sum(), x)[0], gradient)
-
-
-@quiet
-@languages
-@pytest.mark.parametrize("cls_loss", CLASS_LOSSES)
-@pytest.mark.parametrize("label", (-1, 8, 2**40))
-def test_a_bad_label_poisons_the_predictions_that_are_matched_with_it(
-    label, cls_loss, language, triton_kernels
-):
-    given = {**inputs(), "mask": None}
-    given["labels"][1, 4] = label
-    given["matching"][1, :, 4] = torch.tensor([0.5, 1e-3, 0, 0, 0])
-    if language == "C++":
-        with pytest.raises(IndexError, match=f"got {label} at index 13"):
-            F.matched_detection(**given, cls_loss=cls_loss)
-        return
-    poisoned = torch.zeros(3, 5, dtype=torch.bool)
-    poisoned[1, :2] = True
-    weights = (None,) if cls_loss == "sigmoid_focal" else (None, torch.ones(7))
-    for weight in weights:
-        with using(language):
-            loss, g_logits, _ = run(given, cls_loss=cls_loss, class_weight=weight)
-        assert torch.equal(loss.isnan(), poisoned)
-        assert torch.equal(g_logits.isnan(), poisoned[..., None].expand_as(g_logits))
-
-
-@quiet
-@languages
-@pytest.mark.parametrize("cls_loss", CLASS_LOSSES)
-def test_what_has_no_mass_holds_anything(cls_loss, language, triton_kernels):
-    """The same bits whatever is in padding, which may be anywhere, or where masses are 0."""
-    given = inputs()
-    padding = ~given["mask"]
-    assert padding.any(1).all() and given["mask"].any(1).all()
-    given["labels"][:, 0], given["matching"][..., 0] = 0, 0
-    given["matching"][:, 3] = 0
-    for bad, iou_kind in zip((NAN, INF, 1e38, -INF), IOU_KINDS):
-        other = {
-            **given,
-            "labels": given["labels"].masked_fill(padding, 2**40),
-            "target_boxes": given["target_boxes"].masked_fill(padding[..., None], bad),
-            "matching": given["matching"].clone(),
-            "logits": given["logits"].clone(),
-            "boxes": given["boxes"].clone(),
-        }
-        other["target_boxes"][:, 0], other["logits"][:, 3], other["boxes"][:, 3] = bad, bad, bad
-        other["matching"][..., :-1].masked_fill_(padding[:, None], bad)
-        other["matching"][:, 3] = 0
-        with using(language):
-            expected = run(given, cls_loss=cls_loss, iou_kind=iou_kind)
-            results = run(other, cls_loss=cls_loss, iou_kind=iou_kind)
-        assert same(results, expected)
-        assert not any(x[:, 3].any() for x in results)
-        assert all(x.isfinite().all() for x in results)
 
 
 @quiet
@@ -229,60 +145,6 @@ def test_an_image_does_not_depend_on_the_others(cls_loss, language, triton_kerne
                 torch.testing.assert_close(x[0], y[b], rtol=2e-6, atol=2e-6)
 
 
-@quiet
-@languages
-@pytest.mark.parametrize("bad", (NAN, INF, -INF))
-def test_a_number_that_is_not_finite_stays_where_it_matters(bad, language, triton_kernels):
-    given = {**inputs(), "mask": None}
-    given["matching"][2, :, 3] = torch.tensor([0.5, 0, 0, 0, 0])
-    broken = {k: x.clone() for k, x in given.items() if x is not None} | {"mask": None}
-    broken["boxes"][0, 1, 2] = broken["target_boxes"][2, 3, 1] = bad
-    lost = torch.zeros(3, 5, dtype=torch.bool)
-    lost[0, 1] = lost[2, 0] = True
-    weights = ((5, 2), (5, 0), (0, 2), (0, 0))
-    with using(language):
-        for iou_kind, (distance_weight, iou_weight) in zip(IOU_KINDS, weights):
-            options = {"iou_kind": iou_kind, "distance_weight": distance_weight}
-            options["iou_weight"] = iou_weight
-            found, expected = run(broken, **options), run(given, **options)
-            assert torch.equal(found[1], expected[1])  # of the logits
-            for x, y in zip(found[::2], expected[::2]):
-                assert x[lost].isnan().all() and torch.equal(x[~lost], y[~lost])
-
-
-@quiet
-@languages
-@pytest.mark.parametrize("cls_loss", CLASS_LOSSES[:2])
-def test_classes_that_cannot_be(cls_loss, language, triton_kernels):
-    """More of them, before the others, than a program has in its registers at a time."""
-    given = {**inputs(shape=(1, 4, 6, 9)), "mask": None}
-    barred = {**given, "logits": torch.cat((torch.full((1, 4, 300), -INF), given["logits"]), -1)}
-    barred["labels"] = given["labels"] + 300
-    with using(language):
-        expected = run(given, cls_loss=cls_loss)
-        loss, g_logits, g_boxes = run(barred, cls_loss=cls_loss, background=300)
-    assert (g_logits[..., :300].abs() < 1e-37).all()
-    for x, y in zip((loss, g_logits[..., 300:], g_boxes), expected):
-        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
-
-
-@quiet
-@languages
-def test_masses_of_other_classes_do_not_cancel(language, triton_kernels):
-    """The focal loss of a wrong class is what a tiny mass has, beside a large one at the class."""
-    logits = torch.tensor([[[30.0, 40.0]]]).repeat(1, 2, 1)
-    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]).repeat(1, 2, 1)
-    given = {"logits": logits, "boxes": boxes, "labels": torch.tensor([[1, 0]])}
-    given |= {"target_boxes": boxes, "mask": None}
-    given["matching"] = torch.tensor([[[1.0, 1e-9, 0.0], [1e9, 1.0, 0.0]]])
-    options = {**FOCAL, "distance_weight": 0, "iou_weight": 0, "gamma": 0}
-    with using(language):
-        loss, gradient, _ = run(given, **options)
-    wrong = torch.tensor([[[1.0, 1e-9], [1e9, 1.0]]])
-    torch.testing.assert_close(gradient, wrong, rtol=1e-6, atol=0)
-    torch.testing.assert_close(loss, (wrong * logits).sum(-1), rtol=1e-6, atol=0)
-
-
 @languages
 @pytest.mark.parametrize("shape", ((0, 3, 2, 4), (2, 0, 2, 4), (2, 3, 0, 4), (2, 3, 2, 1)))
 @pytest.mark.parametrize("cls_loss", CLASS_LOSSES)
@@ -298,20 +160,6 @@ def test_nothing_to_match(cls_loss, shape, language, triton_kernels):
         loss, g_logits, g_boxes = run(given, cls_loss=cls_loss)
         if shape[2] == 0:  # the background alone
             assert not g_boxes.any() and loss.all() and g_logits.any()
-
-
-@quiet
-@languages
-@pytest.mark.parametrize("iou_kind", IOU_KINDS)
-def test_boxes_of_any_size(iou_kind, language, triton_kernels):
-    """Similarities do not depend on the unit, which may be so small that areas overflow."""
-    given, unit = inputs(), 2.0**80
-    large = {**given, "boxes": given["boxes"] * unit, "target_boxes": given["target_boxes"] * unit}
-    with using(language):
-        expected, found = (run(x, iou_kind=iou_kind, distance_weight=0) for x in (given, large))
-    assert expected[2].any()
-    for x, y in zip((*found[:2], found[2] * unit), expected):
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
 def test_dtypes_and_layouts():

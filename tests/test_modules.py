@@ -31,6 +31,14 @@ MODULES = {
         F.binary_cross_entropy,
         {"class_weight": [1.0, 2.0, 3.0], "ignore_index": 2, "avg_non_ignore": True},
     ),
+    losses.MultiPositiveCrossEntropyLoss: (
+        F.multi_positive_cross_entropy,
+        {"others_in_both": True},
+    ),
+    losses.EmbeddingDistanceLoss: (
+        F.embedding_distance,
+        {"neg_pos_ub": 0.4, "pos_margin": 0.1, "neg_margin": 0.2, "min_count": 0.0},
+    ),
 }
 
 
@@ -43,6 +51,8 @@ def arguments(module: type) -> tuple[torch.Tensor, torch.Tensor]:
         boxes = torch.rand(2, 5, 4, generator=g) + torch.tensor([0, 0, 1, 1])
         return boxes[0], boxes[1]
     x = torch.rand(5, 3, generator=g)
+    if module.__module__ == "fastloss.losses.tracking":
+        return x, torch.arange(15).reshape(5, 3) % 4 - 1
     dense = module in (losses.RegressionLoss, losses.GaussianFocalLoss)
     return x, torch.rand(5, 3, generator=g) if dense else INDEX
 

@@ -170,25 +170,32 @@ struct IoU {
   }
 };
 
-// 1 - iou + (hull - union) / hull, union floored at union_eps, hull area at eps
+// 1 - iou + (hull - union) / hull, union floored at union_eps, hull area at eps and its extents at
+// 0, unless eps is 0: the hull of inverted boxes is inverted.
 struct GIoU {
+  template <typename T>
+  static FASTLOSS_FN T hull_floor(const BoxPair<T>& b, const BoxParams<T>& o) {
+    return o.eps > T(0) ? b.as_area(o.eps) : Overlap<T>::no_floor;
+  }
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
     const Overlap<T> overlap(b, union_floor(b, o), T(0));
-    const T hull = max_(max_(b.x.hull(), T(0)) * max_(b.y.hull(), T(0)), b.as_area(o.eps));
+    const T floor = hull_floor(b, o), least = min_(floor, T(0));
+    const T hull = max_(max_(b.x.hull(), least) * max_(b.y.hull(), least), floor);
     return T(1) - overlap.iou + (hull - overlap.union_) * inverse_or_zero(hull);
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
     const Overlap<T> overlap(b, union_floor(b, o), T(0));
-    const T hw = max_(b.x.hull(), T(0)), hh = max_(b.y.hull(), T(0));
-    const T area = hw * hh, floor = b.as_area(o.eps);
+    const T floor = hull_floor(b, o), least = min_(floor, T(0));
+    const T hw = max_(b.x.hull(), least), hh = max_(b.y.hull(), least);
+    const T area = hw * hh;
     const T inverse = inverse_or_zero(max_(area, floor));
     const T g_hull = area >= floor ? overlap.union_ * inverse * inverse : T(0);
     PairGradient<T> g{};
     overlap.backward(b, T(-1), -inverse, g);
-    g.x.hull = b.x.hull() >= T(0) ? g_hull * hh : T(0);
-    g.y.hull = b.y.hull() >= T(0) ? g_hull * hw : T(0);
+    g.x.hull = b.x.hull() >= least ? g_hull * hh : T(0);
+    g.y.hull = b.y.hull() >= least ? g_hull * hw : T(0);
     return g;
   }
 };

@@ -33,26 +33,27 @@ FASTLOSS_FN T inverse(T x) {
   return abs_(x) < tiny<T>() ? T(0) : T(1) / x;
 }
 
-// eps as a floor of the union, which 0 is not: inverted boxes have a negative one.
+// eps as a floor of the area of union or hull, which 0 is not: those of inverted boxes are
+// negative.
 template <bool kTame, typename T>
-FASTLOSS_FN T union_floor(T eps) {
+FASTLOSS_FN T area_floor(T eps) {
   if constexpr (kTame) return eps;
   return eps > T(0) ? eps : -std::numeric_limits<T>::infinity();
 }
 
-// Extents of a pair: `overlap` is negative where the boxes are disjoint, `inter` and `hull` are
-// not.
+// Extents of a pair: `overlap` is negative where the boxes are disjoint, `inter` is not, and `hull`
+// is at least `least_hull`.
 template <typename T>
 struct Extents {
   T overlap_x, overlap_y, inter_w, inter_h, hull_w, hull_h, inter, raw_union;
 
-  FASTLOSS_FN Extents(const PairBox<T>& a, const PairBox<T>& b)
+  FASTLOSS_FN Extents(const PairBox<T>& a, const PairBox<T>& b, T least_hull = T(0))
       : overlap_x(min_(a.x2, b.x2) - max_(a.x1, b.x1)),
         overlap_y(min_(a.y2, b.y2) - max_(a.y1, b.y1)),
         inter_w(max_(overlap_x, T(0))),
         inter_h(max_(overlap_y, T(0))),
-        hull_w(max_(max_(a.x2, b.x2) - min_(a.x1, b.x1), T(0))),
-        hull_h(max_(max_(a.y2, b.y2) - min_(a.y1, b.y1), T(0))),
+        hull_w(max_(max_(a.x2, b.x2) - min_(a.x1, b.x1), least_hull)),
+        hull_h(max_(max_(a.y2, b.y2) - min_(a.y1, b.y1), least_hull)),
         inter(inter_w * inter_h),
         raw_union(a.area + b.area - inter) {}
 };
@@ -79,12 +80,12 @@ struct PairIoU {
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T eps) {
     const Extents<T> e(a, b);
-    return e.inter * inverse<kTame>(max_(e.raw_union, union_floor<kTame>(eps)));
+    return e.inter * inverse<kTame>(max_(e.raw_union, area_floor<kTame>(eps)));
   }
   template <bool kTame, typename T>
   static FASTLOSS_FN Slopes<T> slopes(const PairBox<T>& a, const PairBox<T>& b, T g, T eps) {
     const Extents<T> e(a, b);
-    const T floor = union_floor<kTame>(eps);
+    const T floor = area_floor<kTame>(eps);
     const T over_union = inverse<kTame>(max_(e.raw_union, floor));
     const T g_union = g * over_union;
     const T area = e.raw_union >= floor ? -g_union * (e.inter * over_union) : T(0);
@@ -97,26 +98,34 @@ struct PairIoU {
 struct PairGIoU {
   static constexpr bool hull = true, shift = false, angle = false;
 
-  // I / U - (H - U) / H with U = max(U, eps), H = max(H, eps); at best by one division.
+  template <bool kTame, typename T>
+  static FASTLOSS_FN T least_hull(T floor) {
+    if constexpr (kTame) return T(0);
+    return min_(floor, T(0));
+  }
+
+  // I / U - (H - U) / H with U = max(U, eps), H = max(H, eps); at best by one division. The hull's
+  // extents are clamped at 0 where the floor is above it.
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T eps) {
-    const Extents<T> e(a, b);
-    const T u = max_(e.raw_union, union_floor<kTame>(eps)), h = max_(e.hull_w * e.hull_h, eps);
+    const T floor = area_floor<kTame>(eps);
+    const Extents<T> e(a, b, least_hull<kTame>(floor));
+    const T u = max_(e.raw_union, floor), h = max_(e.hull_w * e.hull_h, floor);
     if constexpr (kTame) return (e.inter * h + u * u) / (u * h) - T(1);
     return e.inter * inverse<kTame>(u) - (h - u) * inverse<kTame>(h);
   }
   template <bool kTame, typename T>
   static FASTLOSS_FN Slopes<T> slopes(const PairBox<T>& a, const PairBox<T>& b, T g, T eps) {
-    const Extents<T> e(a, b);
-    const T floor = union_floor<kTame>(eps);
+    const T floor = area_floor<kTame>(eps);
+    const Extents<T> e(a, b, least_hull<kTame>(floor));
     const T hull = e.hull_w * e.hull_h, u = max_(e.raw_union, floor);
-    const T over_union = inverse<kTame>(u), over_hull = inverse<kTame>(max_(hull, eps));
+    const T over_union = inverse<kTame>(u), over_hull = inverse<kTame>(max_(hull, floor));
     const T g_union = g * over_union, g_hull = g * over_hull;
     const T area = e.raw_union >= floor ? g_hull - g_union * (e.inter * over_union) : T(0);
-    const T hull_slope = hull >= eps ? -g_hull * (u * over_hull) : T(0);
+    const T hull_slope = hull >= floor ? -g_hull * (u * over_hull) : T(0);
     Slopes<T> s{};
     overlap_slopes(e, g_union - area, area, s);
-    // Where an extent of the hull is negative its area is 0: below eps, or with an inverse of 0.
+    // Where an extent of the hull is clamped its area is 0, below eps.
     s.hull_x = hull_slope * e.hull_h;
     s.hull_y = hull_slope * e.hull_w;
     return s;

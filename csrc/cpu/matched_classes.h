@@ -64,11 +64,14 @@ struct FocalClass {
   FASTLOSS_FN T wrong(const Logit<T>& x) const {
     return b * Power::value(x.p, gamma) * nll_wrong(x);
   }
+  // Far from 0 the probability beside a logarithm is nothing, which the logarithm must not undo.
+  static FASTLOSS_FN T bounded(T nll) { return min_(T(1024), nll); }  // keeps NaN
+
   FASTLOSS_FN T right_slope(const Logit<T>& x) const {
-    return -a * Power::value(x.q, gamma) * (gamma * x.p * nll(x) + x.q);
+    return -a * Power::value(x.q, gamma) * (gamma * x.p * bounded(nll(x)) + x.q);
   }
   FASTLOSS_FN T wrong_slope(const Logit<T>& x) const {
-    return b * Power::value(x.p, gamma) * (gamma * x.q * nll_wrong(x) + x.p);
+    return b * Power::value(x.p, gamma) * (gamma * x.q * bounded(nll_wrong(x)) + x.p);
   }
 };
 
@@ -117,10 +120,10 @@ FASTLOSS_SIMD void focal_gradients(const T* __restrict x, int64_t classes,
       const int64_t i = c * kTile + l;
       const Logit<T> logit(x[i]);
       if constexpr (kTargets)
-        out[i] = times(g[l] * h[i], focal.right_slope(logit)) +
-                 times(g[l] * o[i] + background[l], focal.wrong_slope(logit));
+        out[i] = g[l] * h[i] * focal.right_slope(logit) +
+                 (g[l] * o[i] + background[l]) * focal.wrong_slope(logit);
       else
-        out[i] = times(background[l], focal.wrong_slope(logit));
+        out[i] = background[l] * focal.wrong_slope(logit);
     }
 }
 

@@ -22,6 +22,7 @@ from .segmentation import (
     SoftmaxFocalLoss,
     TverskyLoss,
 )
+from .tracking import EmbeddingDistanceLoss, MultiPositiveCrossEntropyLoss
 
 __all__ = [
     "BinaryCrossEntropyLoss",
@@ -29,6 +30,7 @@ __all__ = [
     "BoxLoss",
     "CrossEntropyLoss",
     "DiceLoss",
+    "EmbeddingDistanceLoss",
     "GaussianFocalLoss",
     "HungarianMatcher",
     "JaccardLoss",
@@ -36,6 +38,7 @@ __all__ = [
     "LovaszSoftmaxLoss",
     "MCCLoss",
     "MatchedDetectionLoss",
+    "MultiPositiveCrossEntropyLoss",
     "OhemCrossEntropyLoss",
     "QualityFocalLoss",
     "RegressionLoss",

@@ -85,9 +85,11 @@ def _class_gradient(
     if kind == "sigmoid_focal":
         a, b = (1, 1) if alpha < 0 else (alpha, 1 - alpha)
         p, q = x.sigmoid(), (-x).sigmoid()
-        right = a * q.pow(gamma) * (gamma * p * F.logsigmoid(x) - q)
-        wrong = b * p.pow(gamma) * (p - gamma * q * F.logsigmoid(-x))
-        gradient = _times(h, right) + _times(o, wrong)
+        # Bounded, so that the logarithm of 0 times 0 is 0.
+        log_p, log_q = F.logsigmoid(x).clamp(min=-1024), F.logsigmoid(-x).clamp(min=-1024)
+        right = a * q.pow(gamma) * (gamma * p * log_p - q)
+        wrong = b * p.pow(gamma) * (p - gamma * q * log_q)
+        gradient = h * right + o * wrong
     elif kind == "cross_entropy":
         gradient = h.sum(-1, keepdim=True) * x.softmax(-1) - h
     else:
@@ -131,8 +133,8 @@ def _masses(
     weighted = _times(at_targets, w[:, None, :])
     shape = (*x.shape[:2], classes + 1)  # the last for no class
     by_kind = x.new_zeros(shape).scatter_add(2, kind[:, None, :].expand_as(weighted), weighted)
-    own = (torch.arange(classes, device=x.device) == background).to(x.dtype)
-    h, h_background = by_kind[..., :-1], at_background * (own * weight)
+    own = torch.arange(classes, device=x.device) == background
+    h, h_background = by_kind[..., :-1], torch.where(own, _times(at_background, weight), 0)
     o, o_background = torch.zeros_like(x), torch.zeros_like(x)
     if cls_loss == "sigmoid_focal":
         before = F.pad(by_kind.cumsum(-1)[..., :-2], (1, 0))

@@ -313,7 +313,7 @@ def test_attributes():
 @pytest.mark.parametrize("classes", ("weighted", "focal"))
 def test_no_host_read(classes, mining, matcher, monkeypatch):
     # Where values may be read, on the CPU, they are; a GPU is not waited for.
-    for module in ("match._match", "loss.detection"):
+    for module in ("match._Match", "loss.detection"):
         monkeypatch.setattr(
             f"fastloss.compat.uotod.{module}.values_may_be_read", lambda tensor: False
         )

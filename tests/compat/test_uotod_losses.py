@@ -37,10 +37,13 @@ def test_boxes(name, reduction, dtype):
 @dtypes
 @pytest.mark.parametrize("name", ("IoULoss", "GIoULoss"))
 def test_inverted_boxes_count_with_negative_area(name, dtype):
-    pred, target = boxes(300, inverted=True), boxes(300)
-    # Of pairs whose union cancels to almost nothing float32 knows no digit.
+    """And so does the hull of two inverted boxes, whose extents upstream does not clamp either."""
+    pred, target = (boxes(300, inverted=True) for _ in range(2))
+    # Of pairs whose union or hull cancels to almost nothing float32 knows no digit.
     union = (pred[:, 2:] - pred[:, :2]).prod(-1) + (target[:, 2:] - target[:, :2]).prod(-1)
-    kept = union.abs() > 0.05
+    hull = torch.max(pred[:, 2:], target[:, 2:]) - torch.min(pred[:, :2], target[:, :2])
+    kept = (union.abs() > 0.05) & (hull.abs().amin(-1) > 0.1)
+    assert (hull[kept] < 0).any()
     assert_parity(
         getattr(ours, name)("none"), getattr(THEIRS, name)("none"), pred[kept], target[kept],
         dtype=dtype, scale=1.0,
@@ -169,3 +172,26 @@ def test_multiple_objectives_refuses(losses, weights):
             library.MultipleObjectiveLoss(losses, weights)
     with pytest.raises(AssertionError, match="same length"):
         multiple(ours)(boxes(3), boxes(2))
+
+
+@pytest.mark.parametrize("name", ("IoULoss", "GIoULoss"))
+def test_boxes_broadcast_and_may_be_integers(name):
+    pred, target = boxes(6), boxes(1)
+    for p, t in ((pred, target), (target, pred), *[((8 * pred).long(), (8 * target).long())]):
+        found, expected = (getattr(x, name)("none")(p, t) for x in (ours, THEIRS))
+        torch.testing.assert_close(found, expected, equal_nan=True)
+        assert found.shape == (6,)
+
+
+@pytest.mark.parametrize("name", ("NegativeProbLoss", "SigmoidFocalCost"))
+def test_labels_as_an_index(name):
+    """From the end, one for all, and IndexError for others, as upstream."""
+    logits = torch.randn(3, 4, generator=G)
+    for labels in (torch.tensor([-1, 0, 2]), torch.tensor([1, 3, 2], dtype=torch.int32)):
+        found, expected = (getattr(x, name)("none")(logits, labels) for x in (ours, THEIRS))
+        torch.testing.assert_close(found, expected)
+    one = getattr(ours, name)("none")(logits, torch.tensor([2]))
+    torch.testing.assert_close(one, getattr(ours, name)("none")(logits, torch.tensor([2] * 3)))
+    for wrong in (torch.tensor([0, 4, 1]), torch.tensor([0, 1])):
+        with pytest.raises(IndexError):
+            getattr(ours, name)("none")(logits, wrong)

@@ -71,6 +71,22 @@ def test_the_mask_may_be_none():
         assert torch.equal(made(name)(input, {**target, "mask": None}), expected)
 
 
+@pytest.mark.parametrize("name", MATCHERS)
+def test_a_given_cost_needs_no_input(name):
+    """Of input and target the mask alone is used then; what can be drawn is."""
+    input, target = batch()
+    matcher = made(name)
+    cost = matcher.compute_cost_matrix(input, target)
+    expected = matcher(input, target)
+    assert torch.equal(matcher(None, {"mask": target["mask"]}, cost_matrix=cost), expected)
+    assert matcher._last_input is None and list(matcher._last_target) == ["mask"]
+    full = torch.ones_like(target["mask"])
+    assert torch.equal(
+        matcher(None, {"mask": None}, cost_matrix=cost),
+        matcher(None, {"mask": full}, cost_matrix=cost),
+    )
+
+
 def test_layouts():
     input, target = batch()
     strided = {name: x.mT.contiguous().mT for name, x in input.items()}
@@ -152,8 +168,29 @@ def test_nan_is_refused_where_reading_is_free(monkeypatch):
     with pytest.raises(ValueError, match="NaN"):
         made("hungarian")(input, target, cost_matrix=cost)
     # As on a GPU: it stays there, and the host does not look.
-    monkeypatch.setattr(ours.match._match, "values_may_be_read", lambda _: False)
+    monkeypatch.setattr(ours.match._Match, "values_may_be_read", lambda _: False)
     assert made("softmin target")(input, target, cost_matrix=cost)[1].isnan().any()
+
+
+def test_infinity_is_refused_too():
+    """Where all costs are negative, normalizing them blows them up (NaN upstream)."""
+    cost = -torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(2)) - 0.1
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match="NaN or infinite"):
+        made("unbalanced")(None, {"mask": mask}, cost_matrix=cost)
+    # A sum that overflows is no infinite matching.
+    cost, mask = torch.zeros(1, 70_000, 2, dtype=torch.float16), mask[:1, :1]
+    made("closest target")(None, {"mask": mask}, cost_matrix=cost)
+
+
+def test_a_regularization_may_be_a_tensor():
+    input, target = batch()
+    for name in ("BalancedSinkhorn", "UnbalancedSinkhorn"):
+        found, expected = (
+            getattr(ours, name)(loc_match_module=L1, reg=reg)(input, target)
+            for reg in (torch.tensor(0.25), 0.25)
+        )
+        assert torch.equal(found, expected)
 
 
 def test_values_may_be_read_on_the_cpu():
@@ -287,7 +324,7 @@ def test_subclasses(individual, background):
     input, target = batch(counts=(5, 2, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        matcher = greedy(ours.match._Match)(**options)
+        matcher = greedy(ours.match._Match._Match)(**options)
     theirs = greedy(UOTOD.match._Match._Match)(**options)
     matching = matcher(input, target)
     assert torch.equal(matching, theirs(input, target)) and matching.max() == 2
@@ -304,7 +341,7 @@ def test_subclasses(individual, background):
 
 
 def test_a_subclass_without_a_matching():
-    class Nothing(ours.match._Match):
+    class Nothing(ours.match._Match._Match):
         pass
 
     for individual in (True, False):

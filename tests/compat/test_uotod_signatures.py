@@ -60,8 +60,8 @@ def test_options(name):
 @pytest.mark.parametrize("name", [name for name in MATCHERS if name != "Min"])
 def test_methods(name):
     ours_, theirs = getattr(ours, name), getattr(UOTOD.match, name)
-    assert issubclass(ours_, nn.Module) and issubclass(ours_, ours.match._Match)
-    assert inspect.getdoc(ours_) != inspect.getdoc(ours.match._Match)
+    assert issubclass(ours_, nn.Module) and issubclass(ours_, ours.match._Match._Match)
+    assert inspect.getdoc(ours_) != inspect.getdoc(ours.match._Match._Match)
     for method in ("forward", "compute_cost_matrix", "compute_matching", "plot"):
         parameters, expected = (
             [(p.name, p.default) for p in inspect.signature(getattr(x, method)).parameters.values()]
@@ -106,10 +106,25 @@ def test_convert_target_to_dict():
     assert torch.equal(found["labels"][1], one_hot["labels"])
 
 
+def test_labels_must_be_as_many_as_boxes():
+    boxes, three = torch.rand(2, 4), torch.rand(3, 4)
+    for labels in (torch.tensor(7), torch.tensor([7])):  # one for all
+        target = [{"boxes": boxes, "labels": labels}, {"boxes": three, "labels": labels}]
+        found, expected = (x.utils.convert_target_to_dict(target) for x in (ours, UOTOD))
+        assert torch.equal(found["labels"], expected["labels"])
+    wrong = {"boxes": boxes, "labels": torch.ones(3)}
+    for library in (ours, UOTOD):
+        with pytest.raises(RuntimeError, match="size"):
+            library.utils.convert_target_to_dict([wrong, {**wrong, "boxes": three}])
+
+
 def test_box_cxcywh_to_xyxy():
     boxes = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     found, expected = (x.utils.box_cxcywh_to_xyxy(boxes) for x in (ours, UOTOD))
     assert torch.equal(found, expected)
+    for size in (3, 5):
+        with pytest.raises(ValueError, match=r"\(\*, 4\)"):
+            ours.box_cxcywh_to_xyxy(torch.rand(2, size))
     above = torch.linspace(0, 1, 24).reshape(2, 3, 4)
     assert torch.equal(*(torch.autograd.grad(x, boxes, above)[0] for x in (found, expected)))
 
@@ -128,3 +143,10 @@ def test_losses(name):
             (p.name, p.default) for p in theirs_too
         ]
     assert issubclass(loss, nn.modules.loss._Loss) and len(inspect.getdoc(loss)) > 100
+
+
+def test_the_base_is_imported_from_its_module():
+    """As users do who write a matcher."""
+    from fastloss.compat.uotod.match._Match import _Match
+
+    assert ours.match._Match._Match is _Match and issubclass(ours.match.Hungarian, _Match)

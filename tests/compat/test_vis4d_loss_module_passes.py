@@ -186,6 +186,23 @@ def test_compiled_without_a_graph_break(case):
     assert metrics == pytest.approx(expected[1])
 
 
+@pytest.mark.parametrize("x,y,autocast,together", [
+    (torch.float32, torch.float64, False, False),
+    (torch.bfloat16, torch.float32, False, False),
+    (torch.float64, torch.float32, False, False),
+    (torch.float64, torch.float64, False, True),
+    (torch.bfloat16, torch.float32, True, True),
+    (torch.float32, torch.float64, True, False),
+], ids=str)  # fmt: skip
+def test_a_shared_pass_keeps_the_dtype(x, y, autocast, together):
+    """Torch's binary cross entropy has the dtype of the target."""
+    losses = [nn.BCEWithLogitsLoss(), nn.BCEWithLogitsLoss(reduction="sum")]
+    ours, theirs = module(vis4d, losses), module(engine, losses)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        total, expected = (m({"x": X[:, :1].to(x)}, {"y": MASK.to(y)})[0] for m in (ours, theirs))
+    assert total.dtype == expected.dtype and ("one pass" in ours.plan) == together
+
+
 def test_reference_backend_has_second_derivatives():
     ours = module(vis4d, mine_and_theirs(*TOGETHER["bench"][0])[0])
     x = X.clone().requires_grad_()

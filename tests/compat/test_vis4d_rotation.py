@@ -72,7 +72,8 @@ def test_no_host_read(how):
 
 def test_the_default_reducer_does_not_reduce():
     same_error(lambda library: library.rotation_loss(PRED, BIN, RES, BINS))
-    same_error(lambda library: library.rotation_loss(PRED, BIN, RES, BINS, lambda loss: loss))
+    one_bin = PRED[:, :3], torch.ones(B, 1), RES[:, :1], 1
+    same_error(lambda library: library.rotation_loss(*one_bin, lambda loss: loss))
     with pytest.raises(RuntimeError, match="scalar"):
         ours.rotation_loss(PRED, torch.zeros_like(BIN), RES, BINS)
 

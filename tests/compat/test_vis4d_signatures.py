@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from vis4d_cases import ours, upstream
 
 connectors = importlib.import_module("vis4d.engine.connectors")
-TRACKING = {"EmbeddingDistanceLoss", "MultiPosCrossEntropyLoss", "multi_pos_cross_entropy"}
 # references.vis4d adds an embedding_distance of its own.
-NAMES = [name for name in vars(upstream) if name not in TRACKING | {"embedding_distance"}]
+NAMES = [name for name in vars(upstream) if name != "embedding_distance"]
 OF_CONNECTORS = ("LossConnector", "data_key", "pred_key")
 LOSSES = [
     name
@@ -84,5 +83,8 @@ def test_attributes_that_are_given():
     levels = ours.MultiLevelSegLoss(kept, (2, 1), [3.0, 4.0])
     assert (levels.feature_idx, levels.weights) == ((2, 1), [3.0, 4.0])
     assert ours.MultiLevelSegLoss(kept, (2, 1)).weights == [1.0, 1.0]
+    distance = ours.EmbeddingDistanceLoss(kept, 2.0, 0.1, 0.2, False)
+    assert (distance.reducer, distance.neg_pos_ub, distance.hard_mining) == (kept, 2.0, False)
+    assert (distance.pos_margin, distance.neg_margin) == (0.1, 0.2)
     weighted = ours.SumWeightedLoss(2.0, 3.0)
     assert (weighted.weight, weighted.avg_factor) == (2.0, 3.0)

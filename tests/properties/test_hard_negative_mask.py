@@ -130,6 +130,63 @@ def test_dense_masses_on_several_threads():
         torch.set_num_threads(threads)
 
 
+@given(
+    st.integers(0, 2**31), st.sampled_from((31, 33, 300, 2047, 2049, 9000)),
+    st.sampled_from((0.0, 1.0, 30.0)), st.sampled_from((torch.float16, torch.float64)),
+)  # fmt: skip
+def test_many_negatives(seed, size, steps, dtype):
+    """Each way to search: all alike, few different, all different; counts, masses."""
+    g = torch.Generator().manual_seed(seed)
+    loss = torch.randn(2, size, generator=g, dtype=torch.float64)
+    loss = ((loss * steps).round() if steps < 2 else loss * steps).to(dtype)
+    negative, share = torch.rand(2, size, generator=g) < 0.8, torch.rand(2, generator=g)
+    mass = torch.randint(-1, 5, (2, size), generator=g) / 4
+    for arguments in (
+        (loss, negative, (share * size).long()),
+        (loss, mass, share * size),
+        (loss, mass.double(), torch.tensor([torch.inf, torch.nan])),
+    ):
+        with implementation("reference"):
+            expected = F.hard_negative_mask(*arguments)
+        assert torch.equal(F.hard_negative_mask(*arguments), expected)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 5), st.integers(0, 3))
+def test_sums_of_masses_that_round(seed, group, steps):
+    """Limits are the masses of losses with the same leading bits, or a few units in the last place
+    less: the masses chosen are the hardest, and one more would be too much, but for rounding."""
+    g = torch.Generator().manual_seed(seed)
+    exponent = torch.randint(0, 6, (3000,), generator=g)
+    loss = 2.0**exponent * (1 + 0.2 * torch.rand(3000, generator=g))
+    mass = torch.rand(3000, generator=g, dtype=torch.float64)
+    limit = mass[exponent >= group].sum() * (1 - steps * 2**-53)
+    mask = F.hard_negative_mask(loss[None], mass[None], limit[None])[0]
+    order = loss.argsort(descending=True, stable=True)
+    count = int(mask.sum())
+    assert mask[order[:count]].all()
+    sums = torch.cat((torch.zeros(1), mass[order].cumsum(0), torch.full((1,), torch.inf)))
+    assert sums[count] <= limit * (1 + 1e-12) and sums[count + 1] > limit * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("kept", (0, 1, 2000, 150_000, 500_000, 2**40))
+@pytest.mark.parametrize("kind", ("different", "alike", "misleading"))
+def test_long_rows(kind, kept):
+    """Of which samples tell where to look, or mislead: every one of them is harder than most."""
+    g = torch.Generator().manual_seed(0)
+    loss = torch.rand(1, 600_001, generator=g)
+    if kind == "alike":
+        loss = (loss * 4).floor()
+    if kind == "misleading":
+        loss[:, :: 600_001 // 4096] += 1
+    negative, mass = torch.rand(1, 600_001, generator=g) < 0.7, torch.ones(1, 600_001)
+    expected = torch.zeros_like(negative)
+    order = loss.masked_fill(~negative, -1).argsort(descending=True, stable=True)
+    expected[0, order[0, : min(kept, int(negative.sum()))]] = True
+    assert torch.equal(F.hard_negative_mask(loss, negative, torch.tensor([kept])), expected)
+    masses = F.hard_negative_mask(loss, mass * negative, torch.tensor([kept + 0.5]))
+    assert torch.equal(masses, expected)
+
+
 def test_doubles_are_not_rounded():
     loss = torch.tensor([[1.0, 1 + 1e-12, 1 - 1e-12]], dtype=torch.float64)
     mask = F.hard_negative_mask(loss, torch.ones(1, 3).bool(), torch.tensor([1]))

@@ -104,6 +104,19 @@ def test_a_pair_does_not_depend_on_the_others(seed, n, m):
     assert torch.equal(F.pairwise_iou(a[-1:], b[-1:], kind="giou"), value[-1:, -1:])
 
 
+@pytest.mark.parametrize("language", ("C++", "reference", "triton"))
+@pytest.mark.parametrize("size", ((2.0**100, 2.0**-56), (1e15, 1.17e-38)))
+def test_heights_around_the_smallest_normal_number(size, language, triton_kernels):
+    """Boxes that are much wider than high have nearly the same angle."""
+    if language == "triton" and torch.cuda.is_available():
+        pytest.skip("Triton compiles for the GPU here")
+    a, b = (torch.tensor([[0.0, 0, size[0], size[1] * h]]) for h in (0.95, 1.1))
+    mode = contextlib.nullcontext() if language == "C++" else implementation(language)
+    with mode:
+        value = run(a, b, "ciou", eps=0)[0]
+    torch.testing.assert_close(value, (a[:, 3:] / b[:, 3:]), rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("language", ("C++", "triton"))
 @each_kind
 def test_boxes_of_any_size_side_by_side(kind, language, triton_kernels):

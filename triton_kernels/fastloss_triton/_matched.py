@@ -67,6 +67,8 @@ def focal_losses(x, ALPHA: tl.constexpr, GAMMA: tl.constexpr):
 def focal_slopes(x, ALPHA: tl.constexpr, GAMMA: tl.constexpr):
     """The derivatives of `focal_losses`."""
     p, q, positive, negative = logistic(x)
+    # Bounded, so that the logarithm of 0 times 0 is 0; what is NaN remains so by p.
+    positive, negative = tl.minimum(positive, 1024.0), tl.minimum(negative, 1024.0)
     right = -power(q, GAMMA) * (p * positive * GAMMA + q)
     wrong = power(p, GAMMA) * (q * negative * GAMMA + p)
     if ALPHA >= 0.0:

@@ -39,7 +39,8 @@ def _similarity_kinds(
         p_angle, t_angle = atan_ratio(pw, ph_eps), atan_ratio(tw, th_eps)
     score, g_box, g_ox, g_oy, g_hx, g_hy, g_sx, g_sy, g_angle = similarity(
         px1, py1, px2, py2, p_angle, tx1, ty1, tx2, ty2, t_angle,
-        EPS * scale * scale, floor_of(UNION_EPS * scale * scale, UNION_EPS, KIND), KIND,
+        floor_of(EPS * scale * scale, EPS, KIND),
+        floor_of(UNION_EPS * scale * scale, UNION_EPS, KIND), KIND,
     )  # fmt: skip
     slope = score * 0.0 - 1.0
     if KIND == 0:

@@ -14,8 +14,8 @@ FOUR_OVER_PI2 = tl.constexpr(4 / math.pi**2)
 
 @triton.jit
 def floor_of(eps, EPS: tl.constexpr, KIND: tl.constexpr):
-    """The eps of a union as `similarity` takes it; EPS is the one unscaled. IoU and GIoU have no
-    floor at 0: inverted boxes have a negative union."""
+    """The eps of an area as `similarity` takes it; EPS is the one unscaled. IoU and GIoU have no
+    floor at 0: union and hull of inverted boxes are negative."""
     if EPS == 0.0 and KIND <= 1:
         eps = eps - float("inf")
     return eps
@@ -32,7 +32,10 @@ def similarity(
     ox, oy = overlap(px1, px2, tx1, tx2), overlap(py1, py2, ty1, ty2)
     hx, hy = hull(px1, px2, tx1, tx2), hull(py1, py2, ty1, ty2)
     iw, ih = tl.maximum(ox, 0.0), tl.maximum(oy, 0.0)
-    hw, hh = tl.maximum(hx, 0.0), tl.maximum(hy, 0.0)
+    least = 0.0
+    if KIND == 1:
+        least = tl.minimum(area_eps, 0.0)
+    hw, hh = tl.maximum(hx, least), tl.maximum(hy, least)
     inter = iw * ih
     raw = (px2 - px1) * (py2 - py1) + (tx2 - tx1) * (ty2 - ty1) - inter
     zero = raw * 0.0
@@ -53,8 +56,8 @@ def similarity(
         score = iou - (floored - union) * over_hull
         g_union = over_hull
         g_area = tl.where(area >= area_eps, -union * over_hull * over_hull, 0.0)
-        g_hx = tl.where(hx >= 0.0, g_area * hh, 0.0)
-        g_hy = tl.where(hy >= 0.0, g_area * hw, 0.0)
+        g_hx = tl.where(hx >= least, g_area * hh, 0.0)
+        g_hy = tl.where(hy >= least, g_area * hw, 0.0)
     elif KIND >= 2:
         sx, sy = (tx1 - px1) + (tx2 - px2), (ty1 - py1) + (ty2 - py2)
         over_diagonal = inverse(hw * hw + hh * hh + area_eps)

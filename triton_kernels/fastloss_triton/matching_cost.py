@@ -76,7 +76,7 @@ def _box_cost(
         eps = (s * 0.0 + EPS) * s * s
         value = similarity(
             ax1, ay1, ax2, ay2, a_angle, bx1, by1, bx2, by2, b_angle,
-            eps, floor_of(eps, EPS, KIND), KIND,
+            floor_of(eps, EPS, KIND), floor_of(eps, EPS, KIND), KIND,
         )[0]  # fmt: skip
         cost -= _bounded(value * IOU, LARGEST)
     return _bounded(cost, LARGEST)

@@ -53,7 +53,7 @@ def scaled_similarity(
     eps = (ax1 * 0.0 + bx1 * 0.0 + EPS) * s * s
     return similarity(
         ax1 * s, ay1 * s, ax2 * s, ay2 * s, a_angle, bx1 * s, by1 * s, bx2 * s, by2 * s, b_angle,
-        eps, floor_of(eps, EPS, KIND), KIND,
+        floor_of(eps, EPS, KIND), floor_of(eps, EPS, KIND), KIND,
     )  # fmt: skip
 
 

@@ -32,6 +32,14 @@ def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
     return _plain.is_plain(module, *classes) and module.reduction == "none"
 
 
+def refuse_overrides(module: nn.Module, base: type[nn.Module], *names: str) -> None:
+    """Raise NotFused if the class of the module, a subclass of `base`, has such methods of its
+    own."""
+    for name in names:
+        if getattr(type(module), name) is not getattr(base, name):
+            raise NotFused(f"{type(module).__name__} overrides {name}")
+
+
 def of_pairs(module: nn.Module, predicted: Tensor, targets: Tensor) -> Tensor:
     """(B, P, T): the module's loss of each of `predicted` (B, P, *) with each of `targets` (B, T)
     or (B, T, *), summed over the columns it may have."""

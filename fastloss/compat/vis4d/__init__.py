@@ -31,9 +31,15 @@ from fastloss.compat.vis4d.reducers import (
 )
 from fastloss.compat.vis4d.regularization import OrthogonalTransformRegularizationLoss
 from fastloss.compat.vis4d.rotation import rotation_loss
+from fastloss.compat.vis4d.tracking import (
+    EmbeddingDistanceLoss,
+    MultiPosCrossEntropyLoss,
+    multi_pos_cross_entropy,
+)
 
 __all__ = [
     "CrossEntropyLoss",
+    "EmbeddingDistanceLoss",
     "IoULoss",
     "Loss",
     "LossConnector",
@@ -41,6 +47,7 @@ __all__ = [
     "LossModule",
     "LossReducer",
     "MultiLevelSegLoss",
+    "MultiPosCrossEntropyLoss",
     "OrthogonalTransformRegularizationLoss",
     "SegCrossEntropyLoss",
     "SourceKeyDescription",
@@ -52,6 +59,7 @@ __all__ = [
     "l1_loss",
     "l2_loss",
     "mean_loss",
+    "multi_pos_cross_entropy",
     "pred_key",
     "rotation_loss",
     "smooth_l1_loss",

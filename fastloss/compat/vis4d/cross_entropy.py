@@ -133,10 +133,10 @@ def _reduced(
 ) -> Tensor:
     """`reducer` of `cross_entropy`, in one pass that makes no map for the mean and the sum."""
     reduction = reduction_of(reducer)
-    if reduction in (None, "none") or target.numel() == 0:  # native: 0 for the mean of nothing
+    if reduction in (None, "none"):
         return reducer(cross_entropy(output, target, weights, ignore_index))
     term: dict[str, Any] = {"reduction": reduction}
-    if reduction == "mean":  # not over the sum of the weights
+    if reduction == "mean":  # not over the sum of the weights; of nothing 0 / 0
         term["avg_factor"] = target.numel()
     return native(
         functional.segmentation_loss,

@@ -42,6 +42,10 @@ def samples() -> Iterator[Sample]:
     count = torch.arange(10)
     for name, negative in {"all": loss == loss, "some": loss.abs() != 1}.items():
         yield _sample(f"hard-edges-{name}", loss, negative | loss.isnan(), count, "edge")
+    # Rows that many programs share, with many equal losses.
+    loss = (torch.rand(2, 70_001, generator=g, dtype=torch.float64) * 100).round()
+    negative, count = torch.rand(2, 70_001, generator=g) < 0.9, torch.tensor([9_999, 2**40])
+    yield _sample("hard-long", loss, negative, count, "large apart")
     none = torch.zeros(3, 0, dtype=torch.float64)
     yield _sample("hard-empty", none, none > 0, torch.arange(3), "edge")
     yield _sample("hard-no-rows", none.t(), none.t() > 0, torch.arange(0), "edge")

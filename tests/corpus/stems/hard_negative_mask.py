@@ -23,8 +23,11 @@ def _cases(draw: st.DrawFn) -> Case:
     count = torch.tensor(draw(st.lists(some, min_size=shape[0], max_size=shape[0])))
     count = count.to(draw(st.sampled_from((torch.int32, torch.int64))))
     negative = torch.rand(shape, generator=g) < share
+    if draw(st.booleans()):  # masses, whose sums are exact in any order
+        negative = negative * torch.randint(-1, 5, shape, generator=g) / 4.0
+        count = count.double() if draw(st.booleans()) else count
     inputs = draw(placed({"loss": loss, "negative": negative, "count": count}))
-    sample = Sample("hard_negative_mask", hard_losses, inputs)
+    sample = Sample("hard_negative_mask", hard_losses, inputs, constant=("negative", "count"))
     return Case(sample, draw(layouts), how_alike(is_wild))
 
 

@@ -26,6 +26,8 @@ def class_options(module: nn.Module) -> dict[str, Any]:
     if is_plain(loss, NegativeProbLoss):
         return {**options, "cls_loss": "negative_prob"}
     if is_plain(loss, SigmoidFocalLoss):
+        if loss.alpha > 1:
+            raise NotFused(f"SigmoidFocalLoss has alpha {loss.alpha} > 1")
         focal = {"alpha": loss.alpha, "gamma": loss.gamma}
         return {**options, "cls_loss": "sigmoid_focal", **focal}
     raise NotFused(f"{type(loss).__name__} is not among the class losses known")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
@@ -20,6 +21,7 @@ class _BoxLoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """(N, 4), (N, 4) -> scalar, or (N,) for "none"."""
+        input, target = torch.broadcast_tensors(_floating(input), _floating(target))
         loss = functional.box_loss(input, target, kind=self.kind, eps=0.0, reduction="none")
         return reduced(loss, self.reduction)
 
@@ -38,7 +40,7 @@ class IoULoss(_BoxLoss):
 
 
 class GIoULoss(_BoxLoss):
-    """1 - GIoU of pairs of boxes, x1 y1 x2 y2; inverted boxes count with negative area.
+    """1 - GIoU of pairs of boxes, x1 y1 x2 y2; areas and hulls of inverted boxes are negative.
 
     Args:
         reduction: "mean" (NaN of no boxes) or "sum"; any other string: none.
@@ -48,6 +50,10 @@ class GIoULoss(_BoxLoss):
     """
 
     kind = "giou"
+
+
+def _floating(boxes: Tensor) -> Tensor:
+    return boxes if boxes.is_floating_point() else boxes.to(torch.get_default_dtype())
 
 
 def reduced(loss: Tensor, reduction: str) -> Tensor:

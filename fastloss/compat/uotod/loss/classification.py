@@ -27,8 +27,7 @@ class NegativeProbLoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """(N, C), (N,) -> scalar, or (N,) without a reduction."""
-        loss = -input.softmax(-1).gather(-1, target.long()[:, None]).squeeze(-1)
-        return reduced(loss, self.reduction)
+        return reduced(-_own(input.softmax(-1), target), self.reduction)
 
 
 class SigmoidFocalLoss(_Loss):
@@ -91,7 +90,12 @@ class SigmoidFocalCost(_Loss):
         )
         if targets.dim() == 2:
             targets = targets.argmax(-1)
-        own = input.gather(-1, targets.long()[:, None]).squeeze(-1)
+        own = _own(input, targets)
         p, q = own.sigmoid(), (-own).sigmoid()
         loss = p.pow(self.gamma) * torch.log(q + EPS) - q.pow(self.gamma) * torch.log(p + EPS)
         return reduced(loss, self.reduction)
+
+
+def _own(x: Tensor, classes: Tensor) -> Tensor:
+    """(N,): of each row of x (N, C) what it has at its class; IndexError: a class is none."""
+    return x[torch.arange(len(x), device=x.device), classes.long()]

@@ -11,9 +11,14 @@ from torch.nn.modules.loss import _Loss
 
 from fastloss import functional
 from fastloss._library import values_may_be_read
-from fastloss.compat.uotod._terms import NotFused, of_pairs, without_padding
+from fastloss.compat.uotod._terms import (
+    NotFused,
+    of_pairs,
+    refuse_overrides,
+    without_padding,
+)
 from fastloss.compat.uotod.loss._fused import box_options, class_options, indices
-from fastloss.compat.uotod.match._match import _Match, mask_of
+from fastloss.compat.uotod.match._Match import _Match, mask_of
 from fastloss.compat.uotod.utils import Batch, pad_target, stack_input
 from fastloss.ops.matched_detection import reduce_rows
 
@@ -160,6 +165,7 @@ class DetectionLoss(_Loss):
 
     def _options(self) -> dict[str, object]:
         """Of `matched_detection`; raises NotFused if it does not know the losses."""
+        refuse_overrides(self, DetectionLoss, "_compute_cls_losses", "_compute_loc_losses")
         classes, boxes = class_options(self.loss_cls_module), box_options(self.loss_loc_module)
         focal = classes["cls_loss"] == "sigmoid_focal"
         if focal != (self.bg_class_position == "none"):

@@ -1,6 +1,5 @@
 """The matchers of uotod 0.3 (its module ``uotod.match``)."""
 
-from fastloss.compat.uotod.match._match import _Match as _Match
 from fastloss.compat.uotod.match.closest import ClosestPrediction, ClosestTarget, Min
 from fastloss.compat.uotod.match.hungarian import Hungarian
 from fastloss.compat.uotod.match.pot import BalancedPOT, UnbalancedPOT

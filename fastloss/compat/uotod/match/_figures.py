@@ -35,6 +35,7 @@ def of_matcher(
         rows = matching[:, -1] <= max_background_match
     figures: list[Any] = [None, None, None]
     if img is not None:
+        assert matcher._last_input is not None, "there are no boxes to plot: the input was None"
         predicted = _on_host(matcher._last_input["pred_boxes"], idx)
         targets = _on_host(matcher._last_target["boxes"], idx)
         image = img[idx] if isinstance(img, list) else img
@@ -85,10 +86,11 @@ def _check(matcher: Any, background: bool) -> bool:
 
 def _real(matcher: Any, idx: int) -> Tensor:
     """(T,) bool: the targets of an image that are no padding."""
-    target = matcher._last_target
-    if "mask" not in target:
-        return torch.ones(target["labels"].shape[1], dtype=torch.bool)
-    return _on_host(target["mask"], idx)
+    mask = matcher._last_target.get("mask")
+    if mask is None:
+        targets = matcher._last_match.shape[2] - matcher.background
+        return torch.ones(targets, dtype=torch.bool)
+    return _on_host(mask, idx)
 
 
 def _on_host(x: Tensor, idx: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastloss.compat.uotod.match import _dense
-from fastloss.compat.uotod.match._match import _Match
+from fastloss.compat.uotod.match._Match import _Match
 
 
 class ClosestTarget(_Match):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastloss import functional
 from fastloss.compat.uotod.match import _dense
-from fastloss.compat.uotod.match._match import _Match
+from fastloss.compat.uotod.match._Match import _Match
 
 
 class Hungarian(_Match):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastloss import functional
-from fastloss.compat.uotod.match._match import _Match
+from fastloss.compat.uotod.match._Match import _Match
 
 
 class _Transport(_Match):
@@ -49,9 +49,10 @@ class _Transport(_Match):
         masses = self._masses(cost_matrix, target_mask)
         if self.normalize_cost_matrix:
             cost_matrix = cost_matrix / cost_matrix.max().clamp(min=1e-8)
-        reg = self.reg
         if self.reg_dimless is not None:
             reg = self.reg_dimless / (math.log(2 * rows) + 1)
+        else:
+            reg = float(self.reg)  # upstream takes a tensor too
         return self._transport(cost_matrix, *masses, reg)
 
     def _masses(self, cost: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastloss.compat.uotod.match._match import _Match
+from fastloss.compat.uotod.match._Match import _Match
 from fastloss.compat.uotod.match.closest import chosen_by_target
 
 

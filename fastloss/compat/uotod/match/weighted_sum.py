@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastloss.compat.uotod.match import _figures
-from fastloss.compat.uotod.match._match import _Match, mask_of, refuse_nan, without_graph
+from fastloss.compat.uotod.match._Match import _Match, mask_of, refuse_not_finite, without_graph
 from fastloss.compat.uotod.utils import Batch, pad_target, stack_input
 
 
@@ -104,7 +104,7 @@ class WeightedSum(_Match):
     @torch.no_grad()
     def forward(
         self,
-        input: Batch | Sequence[Batch],
+        input: Batch | Sequence[Batch] | None,
         target: Batch | Sequence[Batch],
         anchors: Tensor | None = None,
         cost_matrix: Tensor | None = None,
@@ -131,7 +131,7 @@ class WeightedSum(_Match):
                 matchings.append(weight * matching)
         if self.normalize:
             total /= sum(self.weights)
-        refuse_nan(total)
+        refuse_not_finite(total)
         if save:
             self._last_cost = cost_matrix.detach() if self.same_cost else costs
             self._last_match, self._last_matchings = total, matchings

@@ -28,10 +28,10 @@ class Metrics(dict):
     _waiting: dict[str, Tensor] = {}  # noqa: RUF012 - never written to: replaced by an instance's
 
     def _fetch(self) -> None:
-        if self._waiting:
-            numbers = _numbers(list(self._waiting.values()))
-            super().update(zip(self._waiting, numbers, strict=True))
-            self._waiting = {}
+        waiting = self._waiting
+        if waiting:
+            super().update(zip(waiting, _numbers(list(waiting.values())), strict=True))
+            self._waiting = {}  # last: not if that failed, and not before another thread can read
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._waiting = {name: x for name, x in self._waiting.items() if name != key}

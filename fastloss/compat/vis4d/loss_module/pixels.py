@@ -56,7 +56,7 @@ def torch_bce(loss: nn.BCEWithLogitsLoss, logits: Tensor, target: Tensor) -> Pix
         and loss.weight is None
         and logits.dim() > 1
         and target.shape == logits.shape
-        and target.is_floating_point()
+        and _keeps_dtype(logits, target)
         and (positive is None or (positive.numel() == 1 and _is_constant(positive, logits)))
     )
     if not fits:
@@ -165,6 +165,13 @@ def one_channel(term: PixelTerm) -> PixelTerm:
 def _is_label_map(logits: Tensor, target: Tensor) -> bool:
     """Whether they are (N, C, *) and (N, *)."""
     return logits.dim() > 1 and target.shape == (logits.shape[0], *logits.shape[2:])
+
+
+def _keeps_dtype(logits: Tensor, target: Tensor) -> bool:
+    """Whether torch's result, which has the dtype of the target, has that of the logits."""
+    if torch.is_autocast_enabled(logits.device.type):  # float32 of all but float64
+        return target.is_floating_point() and torch.float64 not in (logits.dtype, target.dtype)
+    return target.dtype == logits.dtype
 
 
 def _is_constant(weight: Tensor, logits: Tensor) -> bool:

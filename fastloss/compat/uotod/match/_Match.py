@@ -1,4 +1,4 @@
-"""The base of uotod's matchers (uotod 0.3, match/_Match.py)."""
+"""The base of uotod's matchers (uotod 0.3, match/_Match.py, from where users import it)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fastloss._library import values_may_be_read
-from fastloss.compat.uotod._terms import NotFused, of_pairs, without_padding
+from fastloss.compat.uotod._terms import (
+    NotFused,
+    of_pairs,
+    refuse_overrides,
+    without_padding,
+)
 from fastloss.compat.uotod.match import _costs, _figures
 from fastloss.compat.uotod.utils import Batch, pad_target, stack_input
 
@@ -41,14 +46,15 @@ class _Match(nn.Module):
     "pred_logits" (B, P, C) and "pred_boxes" (B, P, 4); target: "labels" (B, T) or (B, T, C),
     "boxes" (B, T, 4), "mask" (B, T) bool, False for padding, or None; boxes are x1 y1 x2 y2. Both
     may be lists with a dict per image (upstream fails): targets are padded. anchors: (P, 4) (here
-    only) or (B, P, 4). cost_matrix: instead of the modules'. save: keep what `plot` draws.
+    only) or (B, P, 4). cost_matrix: instead of the modules'; of input and target the mask alone is
+    used then, and input may be None. save: keep what `plot` draws.
 
     Raises:
         AssertionError: background is no bool, background_cost negative, the mask not bool, or
             anchors are missing.
         ValueError: a module with a reduction, or no module.
-        RuntimeError: the matching is NaN. On a GPU, where the host would wait for that, only within
-            `fastloss.debug()`; otherwise NaN stays in the matching and makes the loss NaN.
+        RuntimeError: the matching is NaN or infinite. On a GPU, where the host would wait for that,
+            only within `fastloss.debug()`; otherwise it stays so and makes the loss NaN.
     """
 
     def __init__(
@@ -83,7 +89,7 @@ class _Match(nn.Module):
     @torch.no_grad()
     def forward(
         self,
-        input: Batch | Sequence[Batch],
+        input: Batch | Sequence[Batch] | None,
         target: Batch | Sequence[Batch],
         anchors: Tensor | None = None,
         cost_matrix: Tensor | None = None,
@@ -95,7 +101,7 @@ class _Match(nn.Module):
         if cost_matrix is None:
             cost_matrix = self.compute_cost_matrix(input, target, anchors)
         matching = self.compute_matching(cost_matrix, mask_of(target))
-        refuse_nan(matching)
+        refuse_not_finite(matching)
         if save:
             self._last_cost, self._last_match = cost_matrix.detach(), matching
             self._last_input, self._last_target = without_graph(input), without_graph(target)
@@ -149,9 +155,7 @@ class _Match(nn.Module):
         return cost
 
     def _fused_options(self) -> dict[str, Any]:
-        for name in ("_compute_cls_costs", "_compute_loc_costs"):
-            if getattr(type(self), name) is not getattr(_Match, name):
-                raise NotFused(f"{type(self).__name__} overrides {name}")
+        refuse_overrides(self, _Match, "_compute_cls_costs", "_compute_loc_costs")
         background = self.background_cost if self.background else None
         return _costs.fused_options(self.matching_cls_module, self.matching_loc_module, background)
 
@@ -244,13 +248,19 @@ def mask_of(target: Batch) -> Tensor | None:
     return mask
 
 
-def without_graph(batch: Batch) -> Batch:
+def without_graph(batch: Batch | None) -> Batch | None:
     """The tensors of a batch as they can be kept, copied and pickled."""
+    if batch is None:
+        return None
     return {name: x.detach() for name, x in batch.items() if isinstance(x, Tensor)}
 
 
-def refuse_nan(matching: Tensor) -> None:
-    """Raise RuntimeError for NaN, where values may be read."""
-    # The sum is NaN if any number is, and takes an eighth of the time of asking each.
-    if values_may_be_read(matching) and matching.sum().isnan() and matching.isnan().any():
-        raise RuntimeError("the matching is NaN: the costs are, or the regularization is too low")
+def refuse_not_finite(matching: Tensor) -> None:
+    """Raise RuntimeError for NaN and infinity, where values may be read."""
+    # The sum is not finite if any number is not, and takes an eighth of the time of asking each.
+    if not values_may_be_read(matching) or matching.sum().isfinite():
+        return
+    if not matching.isfinite().all():
+        raise RuntimeError(
+            "the matching is NaN or infinite: the costs are, or the regularization is too low"
+        )
