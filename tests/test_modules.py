@@ -37,7 +37,7 @@ MODULES = {
     ),
     losses.EmbeddingDistanceLoss: (
         F.embedding_distance,
-        {"neg_pos_ub": 0.4, "pos_margin": 0.1, "neg_margin": 0.2, "hard_mining": True},
+        {"neg_pos_ub": 0.4, "pos_margin": 0.1, "neg_margin": 0.2, "min_count": 0.0},
     ),
 }
 

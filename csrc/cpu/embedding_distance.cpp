@@ -109,8 +109,8 @@ struct EmbeddingKernel {
 };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> embedding_distance_negatives(
-    Tensor pred, Tensor target, std::optional<Tensor> weight, double neg_margin,
-    double neg_pos_ub) {
+    Tensor pred, Tensor target, std::optional<Tensor> weight, double neg_margin, double neg_pos_ub,
+    double min_count) {
   const int64_t count = pred.numel();
   const bool wide = pred.scalar_type() == ScalarType::Double;
   const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
@@ -141,7 +141,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> embedding_distance_negatives(
                                  static_cast<double>(count));
     *static_cast<int64_t*>(limit.mutable_data_ptr()) = static_cast<int64_t>(most);
     *static_cast<double*>(left.mutable_data_ptr()) =
-        std::max(total.weighted - std::max(total.negatives - most, 0.0), 1.0);
+        std::max(total.weighted - std::max(total.negatives - most, 0.0), min_count);
   };
   wide ? run(double{}) : run(float{});
   return {hardness, negative, limit, left};

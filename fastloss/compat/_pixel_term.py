@@ -8,13 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fastloss import functional
-
-# kind -> its options of which one read of the logits has one value
-_OF_THE_READ = {
-    "softmax_focal": ("gamma", "reduced_threshold"),
-    "sigmoid_focal": ("alpha", "gamma", "reduced_threshold"),
-    "soft_bce": ("smoothing",),
-}
+from fastloss.ops.segmentation_loss import SHARED
 
 
 class PixelTerm(NamedTuple):
@@ -47,8 +41,8 @@ class PixelTerm(NamedTuple):
             "from_logits": self.from_logits,
             "target": (tuple(self.target.shape), self.target.dtype),
         }
-        names = _OF_THE_READ.get(self.kind, ())
-        return common | {f"{name} of {self.kind}": self.options[name] for name in names}
+        options = SHARED.get(self.kind, ())
+        return common | {f"{name} of {self.kind}": self.options[name] for name in options}
 
     @staticmethod
     def together(terms: Sequence[PixelTerm]) -> list[Tensor]:

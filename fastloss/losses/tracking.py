@@ -27,6 +27,7 @@ class EmbeddingDistanceLoss(FunctionalLoss):
         neg_margin: float = 0.3,
         hard_mining: bool = True,
         reduction: str = "mean",
+        min_count: float = 1.0,
     ):
         super().__init__(
             neg_pos_ub=neg_pos_ub,
@@ -34,4 +35,5 @@ class EmbeddingDistanceLoss(FunctionalLoss):
             neg_margin=neg_margin,
             hard_mining=hard_mining,
             reduction=reduction,
+            min_count=min_count,
         )

@@ -10,7 +10,8 @@ from .hard_negative_mask import hard_negative_mask
 
 _negatives = register(
     "embedding_distance_negatives",
-    "(Tensor pred, Tensor target, Tensor? weight, float neg_margin, float neg_pos_ub)",
+    "(Tensor pred, Tensor target, Tensor? weight, float neg_margin, float neg_pos_ub, "
+    "float min_count)",
     reference.negatives,
     returns="(Tensor, Tensor, Tensor, Tensor)",
 )
@@ -35,6 +36,7 @@ def embedding_distance(
     hard_mining: bool = True,
     reduction: str = "mean",
     avg_factor: float | Tensor | None = None,
+    min_count: float = 1.0,
 ) -> Tensor:
     r"""Squared error of the similarities of pairs of embeddings, of which few are negatives.
 
@@ -60,6 +62,8 @@ def embedding_distance(
             order; False: random ones, by torch's generator of the device.
         reduction: "none", "mean" or "sum".
         avg_factor: Number or 0-d tensor that replaces the divisor of "mean".
+        min_count: Least divisor of "mean", >= 0; with 0 the mean over no counting pair is NaN, or
+            infinite where weights are below 0.
 
     Returns:
         A scalar, or the shape of `pred` for "none", in the input's dtype (float32 for half inputs
@@ -69,11 +73,12 @@ def embedding_distance(
     Raises:
         TypeError: an argument is not a tensor of such a dtype, not a number, or not a bool.
         ValueError: wrong shape, device or reduction, a target that requires a gradient, negative
-            avg_factor, or avg_factor with "sum".
+            avg_factor or min_count, or avg_factor with "sum".
     """
     pred, target, weight, margins = _checked(pred, target, weight, pos_margin, neg_margin)
     given, divisor = check.divisor(reduction, avg_factor, "pred", pred)
-    kept, left = _mined(pred, target, weight, margins[1], neg_pos_ub, hard_mining)
+    least = check.at_least("min_count", min_count, 0)
+    kept, left = _mined(pred, target, weight, margins[1], neg_pos_ub, hard_mining, least)
     if avg_factor is None and reduction == "mean":
         given = left
     options = (*margins, divisor, reduction, check.under_autocast(pred))
@@ -92,9 +97,9 @@ def mined_weight(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `embedding_distance` computes its loss from: the predictions less their margins, in
     [0, 1]; the weights, 0 for the negatives that are not kept; and how many of them are above 0,
-    at least 1, a 0-d tensor. Arguments as there; differentiable in pred and weight."""
+    a 0-d tensor. Arguments as there; differentiable in pred and weight."""
     pred, target, weight, margins = _checked(pred, target, weight, pos_margin, neg_margin)
-    kept, left = _mined(pred, target, weight, margins[1], neg_pos_ub, hard_mining)
+    kept, left = _mined(pred, target, weight, margins[1], neg_pos_ub, hard_mining, 0.0)
     positive, negative, _ = reference.roles(pred, target, weight)
     inside = reference.shifted(pred, positive, negative, *margins).clamp(0, 1)
     weight = torch.ones_like(pred) if weight is None else weight
@@ -126,14 +131,15 @@ def _mined(
     neg_margin: float,
     neg_pos_ub: float,
     hard_mining: bool,
+    min_count: float,
 ) -> tuple[Tensor | None, Tensor]:
-    """Which of the negatives are kept, None for all; how many pairs count."""
+    """Which of the negatives are kept, None for all; how many pairs count, or `min_count`."""
     check.flag("hard_mining", hard_mining)
     has_limit = check.number("neg_pos_ub", neg_pos_ub) > 0
     # More for each positive than there are pairs is no limit.
     most = float(neg_pos_ub) if has_limit else max(pred.numel(), 1)
     values = (x if x is None else x.detach() for x in (pred, target, weight))
-    hardness, negative, limit, left = _negatives(*values, neg_margin, float(most))
+    hardness, negative, limit, left = _negatives(*values, neg_margin, float(most), min_count)
     if not has_limit:
         return None, left
     if not hard_mining:

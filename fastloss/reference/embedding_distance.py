@@ -9,8 +9,8 @@ identity), 0 for a negative one; w (*) are weights, 1 if not given. A pair whose
 
 whose derivative by x is 0 outside of [0, 1] and at NaN. At most floor(max(1, #positives)
 neg_pos_ub) negatives are kept (`negatives` counts); the loss of the others is 0, whatever they are.
-The sum is divided by how many pairs with a weight above 0 are left, at least 1. Reduction:
-`_reduce`.
+The sum is divided by how many pairs with a weight above 0 are left, at least `min_count` of them.
+Reduction: `_reduce`.
 
 Source: vis4d 1.0.0 `op/loss/embedding_distance.py`.
 """
@@ -43,9 +43,11 @@ def negatives(
     weight: Tensor | None,  # (*)
     neg_margin: float,
     neg_pos_ub: float,
+    min_count: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """How hard the negatives are (*), 0 for other pairs; which they are (*) bool; how many are kept
-    (1,) int64; how many pairs with a weight above 0 are left then, at least 1 () float64."""
+    (1,) int64; how many pairs with a weight above 0 are left then, at least `min_count`, ()
+    float64."""
     positive, negative, _ = roles(pred, target, weight)
     x = shifted(pred.to(compute_dtype(pred)), positive, negative, 0.0, neg_margin).clamp(0, 1)
     limit = positive.sum(dtype=torch.float64).clamp(min=1) * neg_pos_ub
@@ -56,7 +58,7 @@ def negatives(
         torch.where(negative, x, 0).contiguous(),
         negative.contiguous(),
         limit.reshape(1),
-        left.clamp(min=1).double(),
+        left.clamp(min=min_count).double(),
     )
 
 

@@ -8,6 +8,7 @@ from collections import namedtuple
 import pytest
 import references
 import torch
+from loss_module_cases import connector
 from torch import nn
 
 from fastloss.compat import vis4d
@@ -28,12 +29,6 @@ class Returns(nn.Module):
 
     def forward(self, input):
         return self.make(input)
-
-
-def connector(library, **sources):
-    """By name: "p.key" of the prediction or "d.key" of the data."""
-    keys = {"p": library.pred_key, "d": library.data_key}
-    return library.LossConnector({n: keys[s[0]](s[2:]) for n, s in sources.items()})
 
 
 def definitions(library, losses):
@@ -94,8 +89,6 @@ def nested(x):
     ([(Returns(lambda x: x.sum().reshape(1)), {}), (nn.L1Loss(), {})],
      ["Returns", "L1Loss", "loss"]),
     ([(Returns(lambda x: None), {}), (nn.L1Loss(), {})], ["L1Loss", "loss"]),
-    ([(Returns(lambda x: (x.sum(), x.sum())), {}), (nn.L1Loss(), {})], ["L1Loss", "loss"]),
-    ([(Returns(lambda x: 3.0), {}), (nn.L1Loss(), {})], ["L1Loss", "loss"]),
     ([(nn.L1Loss(), {"weight": torch.tensor(0.5, dtype=torch.float64)})], ["L1Loss", "loss"]),
     ([(nn.L1Loss(), {"name": "loss"}), (nn.MSELoss(), {"name": "loss"})], ["loss", "__loss"]),
 ])  # fmt: skip
@@ -124,20 +117,33 @@ def test_sum_of_nothing_is_zero():
     assert total == 0 and metrics == {"loss": 0.0}
 
 
-@pytest.mark.parametrize("losses,error", [
-    ([(Returns(lambda x: {"a": None}), {})], ValueError),
-    ([(Returns(lambda x: {"a": {"b": 1.0}}), {})], ValueError),
-    ([(Returns(lambda x: {"a": [x.sum()]}), {})], ValueError),
-    ([(Returns(lambda x: Pair({"a": x.sum()}, None)), {})], TypeError),
-    ([(Returns(lambda x: x), {})], RuntimeError),
-    ([(nn.L1Loss(reduction="none"), {})], RuntimeError),
-    ([(nn.L1Loss(), {"weight": "heavy"})], TypeError),
-    ([(nn.L1Loss(), {"weight": None})], TypeError),
+@pytest.mark.parametrize("losses,error,text", [
+    ([(Returns(lambda x: {"a": None}), {})], ValueError, "NoneType at Returns.a"),
+    ([(Returns(lambda x: {"a": {"b": 1.0}}), {})], ValueError, "float at Returns.a.b"),
+    ([(Returns(lambda x: {"a": [x.sum()]}), {})], ValueError, "list at Returns.a"),
+    ([(Returns(lambda x: {1: x.sum()}), {})], TypeError, "got 1 in Returns"),
+    ([(Returns(lambda x: Pair({"a": x.sum()}, 0)), {})], TypeError, "'Returns.first' .* dict and"),
+    ([(Returns(lambda x: x), {})], RuntimeError, r"'Returns' must be one number, got \(3, 4\)"),
+    ([(nn.L1Loss(reduction="none"), {})], RuntimeError, "'L1Loss' must be one number"),
+    ([(nn.L1Loss(), {"weight": "heavy"})], TypeError, "'L1Loss' .* Tensor and str"),
+    ([(nn.L1Loss(), {"weight": None})], TypeError, "'L1Loss' .* Tensor and NoneType"),
 ])  # fmt: skip
-def test_exceptions_of_a_call(losses, error):
-    for library in (vis4d, upstream):
-        with pytest.raises(error):
-            evaluate(library, losses)
+def test_exceptions_of_a_call(losses, error, text):
+    for library, match in ((upstream, None), (vis4d, text)):
+        module = library.LossModule(definitions(library, losses))
+        with pytest.raises(error, match=match):
+            module({"x": X}, {"y": Y})
+
+
+@pytest.mark.parametrize(
+    "result", [3.0, "x", [X.sum()], (X.sum(), X.sum())], ids=["float", "str", "list", "tuple"]
+)
+def test_a_result_that_is_no_loss(result):
+    """vis4d leaves it out of the sum without a word."""
+    losses = [(Returns(lambda x: result), {"name": "mine"}), (nn.L1Loss(), {})]
+    assert list(evaluate(upstream, losses)[1]) == ["L1Loss", "loss"]
+    with pytest.raises(ValueError, match=f"'mine' must return .* got {type(result).__name__}"):
+        evaluate(vis4d, losses)
 
 
 @pytest.mark.parametrize("given", [{}, {"loss": nn.L1Loss()}, {"connector": None}, (), 3, [{}]])
@@ -158,6 +164,16 @@ def test_definitions_are_kept_but_not_written_to():
     theirs = upstream.LossModule(given)
     assert theirs.losses[0].keys() == module.losses[0].keys()
     assert module.exclude_attributes is None
+
+
+@pytest.mark.parametrize("losses", [[nn.MSELoss()], [nn.MSELoss(), nn.L1Loss()]], ids=len)
+def test_metrics_are_of_the_call(losses):
+    """Not of what is done to the total before they are looked at, as when steps are accumulated."""
+    module = vis4d.LossModule(definitions(vis4d, [(loss, {}) for loss in losses]))
+    total, metrics = module({"x": X}, {"y": Y})
+    expected = total.item()
+    total /= 4
+    assert metrics["loss"] == sum(metrics[type(loss).__name__] for loss in losses) == expected
 
 
 def test_losses_are_no_submodules():

@@ -1,13 +1,16 @@
 """The metrics of LossModule: a dict of floats that are fetched once, when looked at."""
 
+import contextlib
 import copy
 import json
 import pickle
 import pprint
+import threading
 
 import pytest
 import torch
 
+from fastloss.compat.vis4d.loss_module import metrics as loss_module_metrics
 from fastloss.compat.vis4d.loss_module.metrics import Metrics
 from fastloss.testing import forbid_host_reads
 
@@ -98,6 +101,27 @@ def test_one_transfer(look):
         LOOKS[look](metrics)
         metrics["a"], metrics["b"]
     assert seen.stacks == 1 and seen.reads == 0
+
+
+@pytest.mark.parametrize("while_waiting", ["failure", "another thread"])
+def test_numbers_are_never_taken_for_fetched(while_waiting, monkeypatch):
+    """A transfer that fails (an error of an earlier kernel) leaves no NaN, nor does one that is
+    not done yet."""
+    metrics, fetch, seen = waiting(), loss_module_metrics._numbers, []
+
+    def interrupted(values):
+        monkeypatch.setattr(loss_module_metrics, "_numbers", fetch)
+        if while_waiting == "failure":
+            raise RuntimeError("device")
+        thread = threading.Thread(target=lambda: seen.append(metrics["a"]))
+        thread.start()
+        thread.join()
+        return fetch(values)
+
+    monkeypatch.setattr(loss_module_metrics, "_numbers", interrupted)
+    with pytest.raises(RuntimeError) if while_waiting == "failure" else contextlib.nullcontext():
+        metrics["a"]
+    assert metrics == EXPECTED and seen in ([], [EXPECTED["a"]])
 
 
 def test_changes_as_of_a_dict():

@@ -1,139 +1,37 @@
-"""LossModule computes losses of the same tensors together: values, reads, and when it does not."""
+"""LossModule computes losses of the same tensors together: values, reads, modes of calling it."""
 
 import math
 
 import pytest
-import references
 import torch
+from loss_module_cases import (
+    LABELS,
+    MASK,
+    TOGETHER,
+    VOID,
+    WEIGHTS,
+    C,
+    X,
+    engine,
+    evaluate,
+    mine_and_theirs,
+    module,
+)
 from parity import assert_as_exact
-from test_vis4d_loss_module import connector
 from torch import nn
 
 import fastloss
 from fastloss import losses as native
 from fastloss.compat import smp, vis4d
-from fastloss.compat.vis4d.loss_module.passes import run
 from fastloss.testing import capture, forbid_host_reads
-
-engine = references.or_skip(references.vis4d_engine)
-their_vis4d, their_smp = references.vis4d(), references.or_skip(references.smp)
-
-N, C = 2, 4
-G = torch.Generator().manual_seed(0)
-X = 2 * torch.randn(N, C, 6, 7, generator=G, dtype=torch.float64)
-LABELS = torch.randint(0, C, (N, 6, 7), generator=G)
-VOID = torch.where(torch.rand(N, 6, 7, generator=G) < 0.2, 255, LABELS)
-MASK = (torch.rand(N, 1, 6, 7, generator=G) < 0.4).double()
-WEIGHTS = [0.5, 1.0, 2.0, 0.25]
-ARGUMENTS = {"input": "target", "output": "target", "y_pred": "y_true"}
-MEAN = {"ignore_index": 255}
-
-
-def first_argument(loss):
-    if isinstance(loss, (vis4d.Loss, their_vis4d.Loss)):
-        return "output"
-    of_smp = any(
-        name in c.__module__ for c in type(loss).__mro__ for name in ("smp", "segmentation_m")
-    )
-    return "y_pred" if of_smp else "input"
-
-
-def module(library, losses, weights=None):
-    definitions = []
-    for loss, weight in zip(losses, weights or [1.0] * len(losses), strict=True):
-        first = first_argument(loss)
-        made = connector(library, **{first: "p.x", ARGUMENTS[first]: "d.y"})
-        definitions.append({"loss": loss, "connector": made, "weight": weight})
-    return library.LossModule(definitions)
-
-
-def evaluate(loss, x, y):
-    x = x.detach().clone().requires_grad_()
-    total, metrics = loss({"x": x}, {"y": y})
-    (gradient,) = torch.autograd.grad(total, x)
-    return total.detach(), metrics, gradient
-
-
-def mine_and_theirs(*names):
-    """The losses of fastloss.compat, and those of the libraries; options beside the name."""
-    mine, theirs = [], []
-    for name, options in names:
-        library, name = name.split(".")
-        where = {
-            "smp": (smp, their_smp), "vis4d": (vis4d, their_vis4d), "nn": (nn, nn),
-        }[library]  # fmt: skip
-        for made, holder in zip((mine, theirs), where, strict=True):
-            given = dict(options)
-            if "reducer" in given:
-                given["reducer"] = getattr(vis4d if made is mine else their_vis4d, given["reducer"])
-            if "tensors" in given:
-                given |= {k: torch.tensor(v).double() for k, v in given.pop("tensors").items()}
-            made.append(getattr(holder, name)(**given))
-    return mine, theirs
-
-
-MULTI = {"mode": "multiclass", "ignore_index": 255}
-PLAIN = {"mode": "multiclass"}
-BINARY = {"mode": "binary"}
-WEIGHTED = {"label_smoothing": 0.1, "ignore_index": 255, "tensors": {"weight": WEIGHTS}}
-# The losses, and the target; the logits are those of all classes, or of one for the mask.
-TOGETHER = {
-    "bench": ([
-        ("vis4d.CrossEntropyLoss", {}),
-        ("smp.DiceLoss", MULTI),
-        ("smp.FocalLoss", MULTI),
-    ], VOID),
-    "torch": ([("nn.CrossEntropyLoss", {"ignore_index": 255}), ("smp.JaccardLoss", MULTI)], VOID),
-    "twice": ([
-        ("smp.DiceLoss", MULTI),
-        ("smp.DiceLoss", MULTI | {"classes": [1, 2], "log_loss": True}),
-        ("smp.TverskyLoss", MULTI | {"alpha": 0.3, "beta": 0.7, "gamma": 1.5}),
-    ], VOID),
-    "weights": ([
-        ("nn.CrossEntropyLoss", WEIGHTED),
-        ("vis4d.CrossEntropyLoss", {"class_weights": WEIGHTS}),
-        ("vis4d.CrossEntropyLoss", {"reducer": "sum_loss"}),
-        ("smp.FocalLoss", MULTI | {"class_weights": WEIGHTS, "alpha": 0.3}),
-    ], VOID),
-    "dict": ([
-        ("vis4d.SegCrossEntropyLoss", {}),
-        ("smp.SoftCrossEntropyLoss", {"smooth_factor": 0.1, "ignore_index": 255}),
-    ], VOID),
-    "none ignored": ([
-        ("smp.DiceLoss", PLAIN),
-        ("smp.FocalLoss", PLAIN),
-        ("smp.SoftCrossEntropyLoss", {"smooth_factor": 0.0, "ignore_index": None}),
-    ], LABELS),
-    "sums": ([("nn.CrossEntropyLoss", {"reduction": "sum"}), ("nn.CrossEntropyLoss", {})], LABELS),
-    "all ignored": ([
-        ("nn.CrossEntropyLoss", {"ignore_index": 255}), ("smp.DiceLoss", MULTI),
-    ], torch.full_like(LABELS, 255)),
-    "binary": ([
-        ("nn.BCEWithLogitsLoss", {}),
-        ("smp.DiceLoss", BINARY),
-        ("smp.FocalLoss", BINARY),
-        ("smp.SoftBCEWithLogitsLoss", {"ignore_index": None}),
-    ], MASK),
-    "positive": ([
-        ("nn.BCEWithLogitsLoss", {"tensors": {"pos_weight": [3.0]}}),
-        ("smp.DiceLoss", BINARY | {"smooth": 1.0}),
-    ], MASK),
-    "elements": ([
-        ("nn.MSELoss", {}),
-        ("nn.L1Loss", {"reduction": "sum"}),
-        ("nn.SmoothL1Loss", {}),
-        ("nn.SmoothL1Loss", {"beta": 0.3}),
-    ], X.roll(1, 0)),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", TOGETHER)
 def test_as_the_library(case, dtype):
     names, y = TOGETHER[case]
-    if dtype != torch.float64 and any("tensors" in options for _, options in names):
-        pytest.skip("torch wants the weights in the dtype of the logits")
-    mine, theirs = mine_and_theirs(*names)
+    mine, theirs = mine_and_theirs(*names, dtype=dtype)
+    _, exact_losses = mine_and_theirs(*names)
     weights = [1.0, 0.7, 2.0, 0.3][: len(mine)]
     x = (X[:, :1] if y is MASK else X).to(dtype)
     y = y.to(dtype) if y.is_floating_point() else y
@@ -141,7 +39,7 @@ def test_as_the_library(case, dtype):
     total, metrics, gradient = evaluate(ours, x, y)
     library = evaluate(module(engine, theirs, weights), x, y)
     exact = y.double() if y.is_floating_point() else y
-    truth = evaluate(module(engine, theirs, weights), x.double(), exact)
+    truth = evaluate(module(engine, exact_losses, weights), x.double(), exact)
     assert ours.plan.count("\n") == 0 and "one pass" in ours.plan
     assert list(metrics) == list(truth[1])
     assert_as_exact(total, library[0], truth[0], dtype, scale=1.0)
@@ -242,146 +140,17 @@ def test_no_host_reads_before_the_metrics_are_looked_at():
     assert metrics["loss"] == total.item()
 
 
-class Derived(smp.DiceLoss):
-    pass
-
-
-class Own(nn.MSELoss):
-    def forward(self, input, target):
-        return 10 * super().forward(input, target)
-
-
-def with_hook(loss, register="register_forward_hook"):
-    getattr(loss, register)(lambda *args: None)
-    return loss
-
-
-def with_forward(loss):
-    loss.forward = lambda input, target: input.sum()
-    return loss
-
-
-MSE, DICE = nn.MSELoss, lambda **options: smp.DiceLoss("multiclass", **options)
-
-
-@pytest.mark.parametrize("loss,reason", [
-    (lambda: Derived("multiclass"), "not a known class"),
-    (lambda: smp.LovaszLoss("multiclass"), "not a known class"),
-    (lambda: with_hook(DICE()), "hooks"),
-    (lambda: with_hook(DICE(), "register_forward_pre_hook"), "hooks"),
-    (lambda: with_hook(DICE(), "register_full_backward_hook"), "hooks"),
-    (lambda: DICE(ignore_index=1), "ignore_index None, not 1"),
-    (lambda: DICE(from_logits=False), "from_logits True, not False"),
-    (lambda: smp.SoftCrossEntropyLoss(smooth_factor=0.1), "ignore_index"),
-    (lambda: smp.SoftCrossEntropyLoss("none", 0.1), "none of a shared pass"),
-    (lambda: smp.SoftCrossEntropyLoss(smooth_factor=0.1, ignore_index=None, dim=2), "none of a"),
-    (lambda: smp.FocalLoss("multiclass", gamma=1.0), "gamma of sigmoid_focal 2.0, not 1.0"),
-    (lambda: smp.FocalLoss("multiclass", alpha=0.5), "alpha of sigmoid_focal None, not 0.5"),
-    (lambda: smp.FocalLoss("multiclass", reduced_threshold=0.5), "reduced_threshold"),
-    (lambda: nn.CrossEntropyLoss(), "ignore_index None, not -100"),
-    (lambda: nn.CrossEntropyLoss(reduction="none"), "none of a shared pass"),
-    (lambda: vis4d.CrossEntropyLoss(lambda loss: loss.mean()), "none of a shared pass"),
-    (lambda: native.DiceLoss(group=3), "none of a shared pass"),
-    (lambda: native.CrossEntropyLoss(reduction="none"), "none of a shared pass"),
-])  # fmt: skip
-def test_alone(loss, reason, monkeypatch):
-    """A loss that one pass with Dice and focal cannot hold is called itself."""
-    loss = loss()
-    losses = module(vis4d, [DICE(), smp.FocalLoss("multiclass"), loss]).losses
-    assert planned(losses, LABELS, monkeypatch) == [loss]
-    _, passes = run(losses, {"x": X}, {"y": LABELS})
-    assert [len(one.names) for one in passes] == [2, 1] and reason in passes[1].text
-
-
-def planned(losses, y, monkeypatch, x=X):
-    """The losses that are called themselves; instead of calling them, they are listed."""
-    called = []
-    monkeypatch.setattr(nn.Module, "__call__", lambda self, **inputs: called.append(self))
-    run(losses, {"x": x}, {"y": y})
-    return called
-
-
-@pytest.mark.parametrize("loss,y", [
-    (lambda: Own(), X),
-    (lambda: with_forward(nn.MSELoss()), X),
-    (lambda: with_hook(nn.MSELoss()), X),
-    (lambda: nn.MSELoss(reduction="none"), X),
-    (lambda: nn.SmoothL1Loss(beta=0.0), X),
-    (lambda: native.RegressionLoss(kind="balanced_l1"), X),
-    (lambda: nn.HuberLoss(), X),
-])  # fmt: skip
-def test_elements_alone(loss, y, monkeypatch):
-    loss = loss()
-    losses = module(vis4d, [nn.MSELoss(), loss, nn.L1Loss()]).losses
-    assert planned(losses, y, monkeypatch) == [loss]
-
-
-@pytest.mark.parametrize("x,y", [
-    (X, X[:1]),  # broadcast
-    (X, X.long()),
-    (X[:0], X[:0]),
-    (X.to_sparse(), X.to_sparse()),
-    (X, torch.nn.utils.rnn.pack_padded_sequence(X[0], [6] * 4, enforce_sorted=False)),
-    (X, X.to("meta")),
-    (X.to(torch.complex128), X),
-], ids=["broadcast", "integer", "empty", "sparse", "no tensor", "devices", "complex"])  # fmt: skip
-def test_tensors_that_are_not_read_together(x, y, monkeypatch):
-    losses = module(vis4d, [nn.MSELoss(), nn.L1Loss()]).losses
-    called = planned(losses, y, monkeypatch, x)
-    assert called == [losses[0]["loss"], losses[1]["loss"]]
-
-
-def test_hooks_on_all_modules(monkeypatch):
-    losses = module(vis4d, [nn.MSELoss(), nn.L1Loss()]).losses
-    handle = nn.modules.module.register_module_forward_hook(lambda *args: None)
-    try:
-        assert len(planned(losses, X, monkeypatch)) == 2
-    finally:
-        handle.remove()
-
-
-def test_users_results_are_kept():
-    """What a derived class, a hook and a forward of its own return is what is summed."""
-    hooked = nn.MSELoss()
-    hooked.register_forward_hook(lambda module, args, result: 100 * result)
-    ours = module(vis4d, [Own(), hooked, with_forward(nn.MSELoss()), nn.MSELoss(), nn.L1Loss()])
-    y = X.roll(1, 0)
-    _, metrics = ours({"x": X}, {"y": y})
-    mse, l1 = float((X - y).square().mean()), float((X - y).abs().mean())
-    expected = [10 * mse, 100 * mse, float(X.sum()), mse, l1]
-    assert list(metrics.values())[:-1] == pytest.approx(expected, rel=1e-12)
-    assert ours.plan.splitlines() == [
-        "Own: alone, not a known class",
-        "MSELoss: alone, has hooks or a forward of its own",
-        "MSELoss: alone, has hooks or a forward of its own",
-        "MSELoss, L1Loss: one pass over the elements",
-    ]
-
-
-def test_other_arguments():
-    """A connector that gives more, or other tensors, is not overruled."""
-    keys = {"output": "p.x", "target": "d.y", "ignore_index": "d.ignored"}
-    definitions = [
-        {"loss": vis4d.CrossEntropyLoss(), "connector": connector(vis4d, **keys)},
-        {"loss": DICE(), "connector": connector(vis4d, y_pred="p.x", y_true="d.y")},
-        {"loss": DICE(), "connector": connector(vis4d, y_pred="p.copy", y_true="d.y")},
-    ]
-    ours = vis4d.LossModule(definitions)
-    _, metrics = ours({"x": X, "copy": X.clone()}, {"y": LABELS, "ignored": 1})
-    assert ours.plan.count("alone") == 3 and "other arguments" in ours.plan
-    expected = float(vis4d.CrossEntropyLoss()(X, LABELS, ignore_index=1))
-    assert metrics["CrossEntropyLoss"] == pytest.approx(expected, rel=1e-12)
-
-
 def test_an_ignored_label_that_the_target_cannot_hold():
-    ours = module(vis4d, [nn.CrossEntropyLoss(), DICE(), smp.FocalLoss("multiclass")])
+    ours = module(
+        vis4d, [nn.CrossEntropyLoss(), smp.DiceLoss("multiclass"), smp.FocalLoss("multiclass")]
+    )
     ours({"x": X}, {"y": LABELS.byte()})
     assert "\n" not in ours.plan
 
 
 @pytest.mark.parametrize("losses,error", [
     ([nn.CrossEntropyLoss(), smp.SoftCrossEntropyLoss(smooth_factor=0.0)], IndexError),
-    ([smp.FocalLoss("multiclass"), DICE()], RuntimeError),
+    ([smp.FocalLoss("multiclass"), smp.DiceLoss("multiclass")], RuntimeError),
 ])  # fmt: skip
 def test_labels_out_of_range(losses, error):
     y = LABELS.clone()
@@ -392,7 +161,10 @@ def test_labels_out_of_range(losses, error):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(dtype):
-    losses = [nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), ignore_index=255), DICE(**MEAN)]
+    losses = [
+        nn.CrossEntropyLoss(weight=torch.tensor(WEIGHTS), ignore_index=255),
+        smp.DiceLoss("multiclass", ignore_index=255),
+    ]
     x = X.to(dtype)
     for chosen, y in ((losses, VOID), ([nn.MSELoss(), nn.L1Loss()], x.roll(1, 0))):
         ours = module(vis4d, chosen)
@@ -401,6 +173,34 @@ def test_autocast(dtype):
             alone = sum(loss(x, y) for loss in chosen)
         assert "\n" not in ours.plan and total.dtype == torch.float32 and gradient.dtype == dtype
         torch.testing.assert_close(total, alone.float(), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("case", ["bench", "elements"])
+def test_compiled_without_a_graph_break(case):
+    names, y = TOGETHER[case]
+    ours = module(vis4d, mine_and_theirs(*names)[0])
+    expected = evaluate(ours, X, y)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    total, metrics, gradient = evaluate(compiled, X, y)
+    torch.testing.assert_close((total, gradient), (expected[0], expected[2]))
+    assert metrics == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize("x,y,autocast,together", [
+    (torch.float32, torch.float64, False, False),
+    (torch.bfloat16, torch.float32, False, False),
+    (torch.float64, torch.float32, False, False),
+    (torch.float64, torch.float64, False, True),
+    (torch.bfloat16, torch.float32, True, True),
+    (torch.float32, torch.float64, True, False),
+], ids=str)  # fmt: skip
+def test_a_shared_pass_keeps_the_dtype(x, y, autocast, together):
+    """Torch's binary cross entropy has the dtype of the target."""
+    losses = [nn.BCEWithLogitsLoss(), nn.BCEWithLogitsLoss(reduction="sum")]
+    ours, theirs = module(vis4d, losses), module(engine, losses)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        total, expected = (m({"x": X[:, :1].to(x)}, {"y": MASK.to(y)})[0] for m in (ours, theirs))
+    assert total.dtype == expected.dtype and ("one pass" in ours.plan) == together
 
 
 def test_reference_backend_has_second_derivatives():

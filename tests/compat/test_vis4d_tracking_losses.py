@@ -77,12 +77,27 @@ def test_arguments_are_not_written_to():
         upstream.EmbeddingDistanceLoss(pos_margin=0.1)(*args)
 
 
-def test_no_pair_counts():
-    """Upstream: 0 / 0."""
-    pred = PRED.clone().requires_grad_()
-    value = ours.EmbeddingDistanceLoss()(pred, TARGET, -WEIGHT.abs() * 0)
-    value.backward()
-    assert value == 0 and not pred.grad.any()
+@DTYPES
+@pytest.mark.parametrize("case", ["zero", "negative", "no negative kept"])
+def test_no_pair_counts(case, dtype):
+    """0 / 0, and -inf where weights below 0 are summed, as upstream."""
+    target, weight, options = {
+        "zero": (TARGET, 0 * WEIGHT, {}),
+        "negative": (TARGET, -WEIGHT.abs() - 0.1, {}),
+        "no negative kept": (0 * TARGET, WEIGHT.abs(), {"neg_pos_ub": 0.3}),
+    }[case]
+    if case != "no negative kept":  # whose gradient upstream is NaN, and here 0
+        assert_parity(*distances(**options), PRED, target, weight, dtype=dtype)
+    pred = PRED.to(dtype)
+    value = ours.EmbeddingDistanceLoss(**options)(pred, target, weight)
+    assert value == -torch.inf if case == "negative" else value.isnan()
+    assert ours.EmbeddingDistanceLoss(**options).update_weight(pred, target, weight)[2] == 0
+
+
+def test_one_pair_counts():
+    weight = torch.zeros(N, M)
+    weight[1, 2] = 0.5
+    assert_parity(*distances(), PRED, TARGET, weight, scale=0.1)
 
 
 def test_random_negatives():

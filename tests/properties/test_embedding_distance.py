@@ -43,21 +43,26 @@ def expected(rows, limit, pos_margin, neg_margin):
         for i in hardest[int(max(positives, 1) * limit) :]:
             weights[i] = 0.0
     losses = [w * (x - t) ** 2 for x, t, w in zip(inside, targets, weights)]
-    return losses, inside, weights, max(sum(w > 0 for w in weights), 1)
+    return losses, inside, weights, sum(w > 0 for w in weights)
 
 
 @given(pairs, limits, margins, margins, layouts)
 def test_equals_a_loop_over_the_pairs(rows, limit, pos_margin, neg_margin, layout):
     options = {"neg_pos_ub": limit, "pos_margin": pos_margin, "neg_margin": neg_margin}
-    losses, inside, weights, left = expected(rows, *options.values())
     pred, target, weight = map(layout, columns(rows))
+    rows = list(zip(pred.tolist(), target.tolist(), weight.tolist()))  # some layouts repeat
+    losses, inside, weights, left = expected(rows, *options.values())
     for language in ("dispatched", "reference"):
         with implementation(language) if language == "reference" else torch.enable_grad():
             none = F.embedding_distance(pred, target, weight, **options, reduction="none")
             mean = F.embedding_distance(pred, target, weight, **options)
+            bare = F.embedding_distance(pred, target, weight, **options, min_count=0.0)
             mined = mined_weight(pred, target, weight, **options)
         assert_matches(none, torch.tensor(losses, dtype=torch.float64), scale=1e-12)
-        assert_matches(mean, torch.tensor(sum(losses) / left, dtype=torch.float64), scale=1e-12)
+        assert_matches(
+            mean, torch.tensor(sum(losses) / max(left, 1), dtype=torch.float64), scale=1e-12
+        )
+        assert torch.equal(bare, mean) if left else not bare.isfinite()
         assert_matches(mined[0], torch.tensor(inside, dtype=torch.float64))
         assert mined[1].tolist() == weights and mined[2] == left
 

@@ -144,7 +144,12 @@ def embedding_distance_bwd(
 
 
 def negatives(
-    pred: Tensor, target: Tensor, weight: Tensor | None, neg_margin: float, neg_pos_ub: float
+    pred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    neg_margin: float,
+    neg_pos_ub: float,
+    min_count: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = pred.numel()
     hardness = pred.new_empty(pred.shape, dtype=common.compute_dtype(pred))
@@ -160,7 +165,7 @@ def negatives(
         )  # fmt: skip
     positive, negative, weighted = counts.sum(1).double().unbind()
     limit = (positive.clamp(min=1) * neg_pos_ub).floor().clamp(max=n)
-    left = (weighted - (negative - limit).clamp(min=0)).clamp(min=1)
+    left = (weighted - (negative - limit).clamp(min=0)).clamp(min=min_count)
     return hardness, flags.view(torch.bool), limit.long().reshape(1), left
 
 

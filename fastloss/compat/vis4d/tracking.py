@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastloss import functional
@@ -32,10 +31,11 @@ class EmbeddingDistanceLoss(Loss):
 
     Call: ``loss(pred, target, weight=None)`` -> scalar, all (N, M); target 1 is the same identity,
     0 another; weight None: ones. Differentiable in pred and weight. AssertionError: pred and target
-    of different shapes, or empty. RuntimeError: a target that requires a gradient.
+    of different shapes, or empty. RuntimeError: a target that requires a gradient. If no pair
+    counts the loss is 0 / 0, NaN.
 
-    Departures: no argument is written to (upstream writes to all three, and fails for a `pred` that
-    is a leaf), and a call in which no pair counts has the loss 0 (upstream: 0 / 0).
+    Departure: no argument is written to (upstream writes to all three, and fails for a `pred` that
+    is a leaf).
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class EmbeddingDistanceLoss(Loss):
                 f"pred and target must have one shape with at least one element, "
                 f"got {tuple(pred.shape)} and {tuple(target.shape)}"
             )
-        return native(functional.embedding_distance, pred, target, weight, **self._options())
+        options = {**self._options(), "min_count": 0.0}
+        return native(functional.embedding_distance, pred, target, weight, **options)
 
     def update_weight(
         self, pred: Tensor, target: Tensor, weight: Tensor
@@ -67,8 +68,8 @@ class EmbeddingDistanceLoss(Loss):
         """What the loss is computed from, all (N, M): the predictions less their margins, in
         [0, 1]; the weights, 0 for negatives beyond the limit; and how many of them are above 0,
         a 0-d int64 tensor."""
-        pred, weight, _ = native(mined_weight, pred, target, weight, **self._options())
-        return pred, weight, torch.greater(weight, 0).sum()
+        pred, weight, count = native(mined_weight, pred, target, weight, **self._options())
+        return pred, weight, count.long()
 
     def _options(self) -> dict[str, Any]:
         names = ("neg_pos_ub", "pos_margin", "neg_margin", "hard_mining")

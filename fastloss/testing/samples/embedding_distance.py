@@ -73,6 +73,8 @@ def samples() -> Iterator[Sample]:
     yield _sample("one-kind", pred, torch.ones_like(pred), "edge")
     yield _sample("no-positives", pred, torch.zeros_like(pred), "edge")
     yield _sample("all-invalid", pred, target, "edge", weight=-weight)
+    for name, w in (("0-over-0", 0 * weight), ("infinite", -weight)):
+        yield _sample(name, pred, target, "edge", weight=w, min_count=0.0)
     special = [0.0, -0.0, 1.0, 0.3, 1.3, torch.inf, -torch.inf, torch.nan, 1e30, 6e-8]
     edges = torch.tensor([special, special[::-1]], dtype=torch.float64)
     target = (torch.arange(20) % 3 == 0).double().reshape(2, 10)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Metrics(dict):  # type: ignore[type-arg]
+class Metrics(dict):
     """dict[str, float] whose numbers are fetched, all in one transfer, when one of them is needed.
 
     Keys, their number and order are known at once. Whatever shows or hands out a value fetches
@@ -28,9 +28,10 @@ class Metrics(dict):  # type: ignore[type-arg]
     _waiting: dict[str, Tensor] = {}  # noqa: RUF012 - never written to: replaced by an instance's
 
     def _fetch(self) -> None:
-        waiting, self._waiting = self._waiting, {}
+        waiting = self._waiting
         if waiting:
             super().update(zip(waiting, _numbers(list(waiting.values())), strict=True))
+            self._waiting = {}  # last: not if that failed, and not before another thread can read
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._waiting = {name: x for name, x in self._waiting.items() if name != key}

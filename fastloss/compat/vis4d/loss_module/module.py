@@ -45,11 +45,13 @@ class LossModule(nn.Module):
     Call: ``module(output, batch)`` -> (total, metrics). Each loss is called with
     ``connector(output, batch)`` by name. A tensor is kept under the name of the loss, entries of a
     dict, nested too, under "name.key.subkey", fields of a named tuple under "name.field", unless
-    they are None; ValueError: something else in a dict. Each is multiplied by the weight: a number,
-    or the entry of a dict under that full name, 1 if it has none. "__" is put before a name as long
-    as it is taken. The total is the sum of the values (0 where there is none: vis4d fails), and
-    `metrics` their numbers with the total under "loss": a dict that fetches them from the device,
-    in one transfer, when they are looked at. RuntimeError: a value with more than one element.
+    they are None; ValueError: something else in a dict, or a result that is none of these, nor None
+    (which vis4d leaves out in silence). Each is multiplied by the weight: a number, or the entry of
+    a dict under that full name, 1 if it has none; TypeError: they cannot be multiplied. "__" is put
+    before a name as long as it is taken. The total is the sum of the values (0 where there is none:
+    vis4d fails), and `metrics` their numbers with the total under "loss": a dict that fetches them
+    from the device, in one transfer, when they are looked at. RuntimeError: a value with another
+    number of elements than one.
 
     As upstream, `losses` is a plain list: the losses are not sub-modules, and their parameters not
     parameters of this module.
@@ -91,11 +93,12 @@ class LossModule(nn.Module):
                 weight = weight.get(key, 1.0) if isinstance(weight, dict) else weight
                 while key in values:
                     key = "__" + key
-                values[key] = torch.mul(weight, value)
+                values[key] = _weighted(key, weight, value)
         total = self._sum(values)
-        return total, Metrics.on_device(
+        metrics = Metrics.on_device(
             {key: _one_number(key, value) for key, value in {**values, "loss": total}.items()}
         )
+        return 0 + total, metrics  # apart from what is waiting, so that it may be written to
 
     @property
     def plan(self) -> str:
@@ -107,7 +110,7 @@ class LossModule(nn.Module):
         excluded = () if self.exclude_attributes is None else self.exclude_attributes
         kept = [value for key, value in values.items() if key not in excluded]
         if kept:
-            return sum(kept[1:], 0 + kept[0])
+            return sum(kept[1:], kept[0])
         like = next(iter(values.values()), torch.zeros(()))
         return like.new_zeros(())
 
@@ -118,6 +121,16 @@ def _complete(definition: LossDefinition) -> LossDefinition:
         if key not in definition:
             raise AssertionError(f"a loss definition needs {key!r}, got {list(definition)}")
     return {"name": type(definition["loss"]).__name__, "weight": 1.0, **definition}
+
+
+def _weighted(key: str, weight: Any, value: Any) -> Tensor:
+    try:
+        return torch.mul(weight, value)
+    except TypeError as error:
+        raise TypeError(
+            f"the loss {key!r} must be a tensor and its weight a number, "
+            f"got {type(value).__name__} and {type(weight).__name__}"
+        ) from error
 
 
 def _one_number(key: str, value: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from fastloss.compat import smp
 from fastloss.compat._pixel_term import PixelTerm
 from fastloss.compat.vis4d._native import reduction_of
 from fastloss.compat.vis4d.cross_entropy import CrossEntropyLoss, SegCrossEntropyLoss
+from fastloss.ops._arguments import under_autocast
 
 IGNORED = 255  # default of vis4d
 
@@ -55,7 +56,7 @@ def torch_bce(loss: nn.BCEWithLogitsLoss, logits: Tensor, target: Tensor) -> Pix
         and loss.weight is None
         and logits.dim() > 1
         and target.shape == logits.shape
-        and target.is_floating_point()
+        and _keeps_dtype(logits, target)
         and (positive is None or (positive.numel() == 1 and _is_constant(positive, logits)))
     )
     if not fits:
@@ -166,10 +167,18 @@ def _is_label_map(logits: Tensor, target: Tensor) -> bool:
     return logits.dim() > 1 and target.shape == (logits.shape[0], *logits.shape[2:])
 
 
+def _keeps_dtype(logits: Tensor, target: Tensor) -> bool:
+    """Whether torch's result, which has the dtype of the target, has that of the logits."""
+    if torch.is_autocast_enabled(logits.device.type):  # float32 of all but float64
+        return target.is_floating_point() and torch.float64 not in (logits.dtype, target.dtype)
+    return target.dtype == logits.dtype
+
+
 def _is_constant(weight: Tensor, logits: Tensor) -> bool:
     """Whether torch takes the weight with these logits, and it needs no gradient."""
-    autocast = torch.is_autocast_enabled(logits.device.type)
-    fits = weight.dtype == logits.dtype or (autocast and weight.dtype == torch.float32)
+    fits = weight.dtype == logits.dtype or (
+        weight.dtype == torch.float32 and under_autocast(logits)
+    )
     return fits and weight.device == logits.device and not weight.requires_grad
 
 
