@@ -113,6 +113,12 @@ def test_hooks_on_all_modules(monkeypatch):
         handle.remove()
 
 
+def test_a_forward_that_a_class_is_given(monkeypatch):
+    monkeypatch.setattr(nn.MSELoss, "forward", lambda self, input, target: input.sum())
+    _, metrics = module(vis4d, [nn.MSELoss(), nn.L1Loss()])({"x": X}, {"y": X.roll(1, 0)})
+    assert metrics["MSELoss"] == pytest.approx(float(X.sum()), rel=1e-12)
+
+
 def test_users_results_are_kept():
     """What a derived class, a hook and a forward of its own return is what is summed."""
     hooked = nn.MSELoss()

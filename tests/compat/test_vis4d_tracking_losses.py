@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import pickle
 
 import pytest
@@ -21,7 +22,7 @@ WEIGHT = torch.rand(N, M, generator=G) * 1.5 - 0.3  # some are not above 0
 OPTIONS = [
     dict(zip(("neg_pos_ub", "pos_margin", "neg_margin"), values, strict=True))
     for values in itertools.product((-1.0, 0.3, 1.5, 3.0), (0.0, 0.2), (-0.1, 0.3))
-]
+] + [{"neg_pos_ub": limit} for limit in (math.inf, -math.inf, math.nan)]
 
 
 def on_copies(loss):

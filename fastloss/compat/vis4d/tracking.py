@@ -3,6 +3,7 @@ op/loss/{embedding_distance,multi_pos_cross_entropy}.py)."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +25,7 @@ class EmbeddingDistanceLoss(Loss):
     Args:
         reducer: kept, but not used, as upstream.
         neg_pos_ub: most negatives for each positive (for one, if there is none), rounded down in
-            total; 0 or less: no limit.
+            total; 0 or less, infinity, NaN: no limit.
         pos_margin, neg_margin: subtracted from positives and from negatives where above 0.
         hard_mining: keep the negatives with the largest error, of equal ones the first; False:
             random ones.
@@ -72,8 +73,9 @@ class EmbeddingDistanceLoss(Loss):
         return pred, weight, count.long()
 
     def _options(self) -> dict[str, Any]:
-        names = ("neg_pos_ub", "pos_margin", "neg_margin", "hard_mining")
-        return {name: getattr(self, name) for name in names}
+        names = ("pos_margin", "neg_margin", "hard_mining")
+        limit = self.neg_pos_ub if math.isfinite(self.neg_pos_ub) else 0.0  # as upstream, none
+        return {"neg_pos_ub": limit, **{name: getattr(self, name) for name in names}}
 
 
 def multi_pos_cross_entropy(pred: Tensor, target: Tensor, reducer: LossReducer) -> Tensor:

@@ -44,6 +44,8 @@ KNOWN: dict[type[nn.Module], tuple[tuple[str, str], Callable[..., Term | None]]]
     nn.SmoothL1Loss: (_INPUT, elements.torch_loss),
     losses.RegressionLoss: (_INPUT, elements.native_loss),
 }
+# What the shared passes compute; a class may be given another later.
+_FORWARDS = {known: known.forward for known in KNOWN}
 # Losses that return their value in a dict, with its key.
 _KEYS = {SegCrossEntropyLoss: "loss_seg"}
 
@@ -64,7 +66,7 @@ def candidate(loss: Any, inputs: Mapping[str, Any]) -> Candidate | str:
     """The loss of these inputs as a term, or why it has to be called itself."""
     if type(loss) not in KNOWN:
         return "not a known class"
-    if not is_plain(loss, type(loss)):
+    if not is_plain(loss, type(loss)) or type(loss).forward is not _FORWARDS[type(loss)]:
         return "has hooks or a forward of its own"
     names, make = KNOWN[type(loss)]
     if set(inputs) != set(names):
