@@ -270,6 +270,7 @@ MSE, DICE = nn.MSELoss, lambda **options: smp.DiceLoss("multiclass", **options)
     (lambda: with_hook(DICE()), "hooks"),
     (lambda: with_hook(DICE(), "register_forward_pre_hook"), "hooks"),
     (lambda: with_hook(DICE(), "register_full_backward_hook"), "hooks"),
+    (lambda: with_hook(DICE(), "register_full_backward_pre_hook"), "hooks"),
     (lambda: DICE(ignore_index=1), "ignore_index None, not 1"),
     (lambda: DICE(from_logits=False), "from_logits True, not False"),
     (lambda: smp.SoftCrossEntropyLoss(smooth_factor=0.1), "ignore_index"),
@@ -329,6 +330,51 @@ def test_tensors_that_are_not_read_together(x, y, monkeypatch):
     losses = module(vis4d, [nn.MSELoss(), nn.L1Loss()]).losses
     called = planned(losses, y, monkeypatch, x)
     assert called == [losses[0]["loss"], losses[1]["loss"]]
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+BCE, CE = nn.BCEWithLogitsLoss, nn.CrossEntropyLoss
+ONE, LEARNT = X[:, :1], nn.Parameter(torch.ones(1).double())
+
+
+@pytest.mark.parametrize("losses,x,y", [
+    ([BCE(pos_weight=LEARNT), BCE()], ONE, MASK),
+    ([BCE(weight=torch.ones(1).double()), BCE()], ONE, MASK),
+    ([CE(weight=torch.tensor(WEIGHTS)), CE()], X, LABELS),  # float32: an error in torch
+    ([CE(label_smoothing=1.5), CE()], X, LABELS),
+    ([CE(), CE()], X, LABELS.int()),
+    ([CE(), CE()], X, X.softmax(1)),
+    ([native.CrossEntropyLoss(), native.DiceLoss()], X, LABELS.double()),
+    ([vis4d.CrossEntropyLoss(), vis4d.CrossEntropyLoss()], X, LABELS.double()),
+    ([vis4d.CrossEntropyLoss(class_weights=[1.0]), vis4d.CrossEntropyLoss()], X, LABELS),
+    ([nn.MSELoss(), nn.L1Loss()], X.as_subclass(Tagged), X),
+    ([nn.MSELoss(), BCE()], X, X.sigmoid()),  # of two kinds of passes
+], ids=str)  # fmt: skip
+def test_what_torch_has_to_answer_for(losses, x, y, monkeypatch):
+    called = planned(module(vis4d, losses).losses, y, monkeypatch, x)
+    assert called == losses
+
+
+@pytest.mark.parametrize("losses", [[nn.MSELoss(), nn.L1Loss()], [CE(), CE()]], ids=["MSE", "CE"])
+def test_other_targets_of_the_same_prediction(losses):
+    y = (X.roll(1, 0), X.roll(2, 1)) if type(losses[0]) is nn.MSELoss else (LABELS, 3 - LABELS)
+    made = [
+        {"loss": loss, "connector": connector(vis4d, input="p.x", target=f"d.{i}")}
+        for i, loss in enumerate(losses)
+    ]
+    _, metrics = vis4d.LossModule(made)({"x": X}, {"0": y[0], "1": y[1]})
+    expected = [float(loss(X, target)) for loss, target in zip(losses, y)]
+    assert list(metrics.values())[:-1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_metrics_keep_no_graph():
+    """Nobody has to look at them for the memory of a step to be freed."""
+    x = X.clone().requires_grad_()
+    _, metrics = module(vis4d, [nn.MSELoss(), nn.L1Loss()])({"x": x}, {"y": X})
+    assert not any(value.requires_grad for value in metrics._waiting.values())
 
 
 def test_hooks_on_all_modules(monkeypatch):
