@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from loss_module_cases import LABELS, C, X, connector, module
+from loss_module_cases import LABELS, MASK, WEIGHTS, C, X, connector, module
 from torch import nn
 
 from fastloss import losses as native
@@ -40,6 +40,7 @@ DICE = functools.partial(smp.DiceLoss, "multiclass")
     (lambda: with_hook(DICE()), "hooks"),
     (lambda: with_hook(DICE(), "register_forward_pre_hook"), "hooks"),
     (lambda: with_hook(DICE(), "register_full_backward_hook"), "hooks"),
+    (lambda: with_hook(DICE(), "register_full_backward_pre_hook"), "hooks"),
     (lambda: DICE(ignore_index=1), "ignore_index None, not 1"),
     (lambda: DICE(from_logits=False), "from_logits True, not False"),
     (lambda: smp.SoftCrossEntropyLoss(smooth_factor=0.1), "ignore_index"),
@@ -102,6 +103,99 @@ def test_tensors_that_are_not_read_together(x, y, monkeypatch):
     losses = module(vis4d, [nn.MSELoss(), nn.L1Loss()]).losses
     called = planned(losses, y, monkeypatch, x)
     assert called == [losses[0]["loss"], losses[1]["loss"]]
+
+
+def test_hooks_on_all_modules(monkeypatch):
+    losses = module(vis4d, [nn.MSELoss(), nn.L1Loss()]).losses
+    handle = nn.modules.module.register_module_forward_hook(lambda *args: None)
+    try:
+        assert len(planned(losses, X, monkeypatch)) == 2
+    finally:
+        handle.remove()
+
+
+def test_a_forward_that_a_class_is_given(monkeypatch):
+    monkeypatch.setattr(nn.MSELoss, "forward", lambda self, input, target: input.sum())
+    _, metrics = module(vis4d, [nn.MSELoss(), nn.L1Loss()])({"x": X}, {"y": X.roll(1, 0)})
+    assert metrics["MSELoss"] == pytest.approx(float(X.sum()), rel=1e-12)
+
+
+def test_users_results_are_kept():
+    """What a derived class, a hook and a forward of its own return is what is summed."""
+    hooked = nn.MSELoss()
+    hooked.register_forward_hook(lambda module, args, result: 100 * result)
+    ours = module(vis4d, [Own(), hooked, with_forward(nn.MSELoss()), nn.MSELoss(), nn.L1Loss()])
+    y = X.roll(1, 0)
+    _, metrics = ours({"x": X}, {"y": y})
+    mse, l1 = float((X - y).square().mean()), float((X - y).abs().mean())
+    expected = [10 * mse, 100 * mse, float(X.sum()), mse, l1]
+    assert list(metrics.values())[:-1] == pytest.approx(expected, rel=1e-12)
+    assert ours.plan.splitlines() == [
+        "Own: alone, not a known class",
+        "MSELoss: alone, has hooks or a forward of its own",
+        "MSELoss: alone, has hooks or a forward of its own",
+        "MSELoss, L1Loss: one pass over the elements",
+    ]
+
+
+def test_other_arguments():
+    """A connector that gives more, or other tensors, is not overruled."""
+    keys = {"output": "p.x", "target": "d.y", "ignore_index": "d.ignored"}
+    definitions = [
+        {"loss": vis4d.CrossEntropyLoss(), "connector": connector(vis4d, **keys)},
+        {"loss": DICE(), "connector": connector(vis4d, y_pred="p.x", y_true="d.y")},
+        {"loss": DICE(), "connector": connector(vis4d, y_pred="p.copy", y_true="d.y")},
+    ]
+    ours = vis4d.LossModule(definitions)
+    _, metrics = ours({"x": X, "copy": X.clone()}, {"y": LABELS, "ignored": 1})
+    assert ours.plan.count("alone") == 3 and "other arguments" in ours.plan
+    expected = float(vis4d.CrossEntropyLoss()(X, LABELS, ignore_index=1))
+    assert metrics["CrossEntropyLoss"] == pytest.approx(expected, rel=1e-12)
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+BCE, CE = nn.BCEWithLogitsLoss, nn.CrossEntropyLoss
+ONE, LEARNT = X[:, :1], nn.Parameter(torch.ones(1).double())
+
+
+@pytest.mark.parametrize("losses,x,y", [
+    ([BCE(pos_weight=LEARNT), BCE()], ONE, MASK),
+    ([BCE(weight=torch.ones(1).double()), BCE()], ONE, MASK),
+    ([CE(weight=torch.tensor(WEIGHTS)), CE()], X, LABELS),  # float32: an error in torch
+    ([CE(label_smoothing=1.5), CE()], X, LABELS),
+    ([CE(), CE()], X, LABELS.int()),
+    ([CE(), CE()], X, X.softmax(1)),
+    ([native.CrossEntropyLoss(), native.DiceLoss()], X, LABELS.double()),
+    ([vis4d.CrossEntropyLoss(), vis4d.CrossEntropyLoss()], X, LABELS.double()),
+    ([vis4d.CrossEntropyLoss(class_weights=[1.0]), vis4d.CrossEntropyLoss()], X, LABELS),
+    ([nn.MSELoss(), nn.L1Loss()], X.as_subclass(Tagged), X),
+    ([nn.MSELoss(), BCE()], X, X.sigmoid()),  # of two kinds of passes
+])  # fmt: skip
+def test_what_torch_has_to_answer_for(losses, x, y, monkeypatch):
+    called = planned(module(vis4d, losses).losses, y, monkeypatch, x)
+    assert called == losses
+
+
+@pytest.mark.parametrize("losses", [[nn.MSELoss(), nn.L1Loss()], [CE(), CE()]], ids=["MSE", "CE"])
+def test_other_targets_of_the_same_prediction(losses):
+    y = (X.roll(1, 0), X.roll(2, 1)) if type(losses[0]) is nn.MSELoss else (LABELS, 3 - LABELS)
+    made = [
+        {"loss": loss, "connector": connector(vis4d, input="p.x", target=f"d.{i}")}
+        for i, loss in enumerate(losses)
+    ]
+    _, metrics = vis4d.LossModule(made)({"x": X}, {"0": y[0], "1": y[1]})
+    expected = [float(loss(X, target)) for loss, target in zip(losses, y)]
+    assert list(metrics.values())[:-1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_metrics_keep_no_graph():
+    """Nobody has to look at them for the memory of a step to be freed."""
+    x = X.clone().requires_grad_()
+    _, metrics = module(vis4d, [nn.MSELoss(), nn.L1Loss()])({"x": x}, {"y": X})
+    assert not any(value.requires_grad for value in metrics._waiting.values())
 
 
 def test_hooks_on_all_modules(monkeypatch):
