@@ -94,14 +94,14 @@ def samples() -> Iterator[Sample]:
 def _large(g: torch.Generator) -> Iterator[Sample]:
     """Beyond the rows of a task and the tile of a program, and the classes that one holds."""
     for dense in (True, False):
-        large = problem(g, 2, 131, 75, 150, dense=dense)
+        large = problem(g, 1, 67, 37, 131, dense=dense)
         name = "dense" if dense else "one-hot"
         yield _sample(f"large-{name}", large, "large", background=7)
         yield _sample(f"large-focal-{name}", large, "large", cls_loss="sigmoid_focal")
     alone = {**large, "mask": None, "matching": torch.zeros_like(large["matching"])}
-    alone["matching"][:, 40, 74] = 1  # the last target, and nothing else in its tile
+    alone["matching"][:, 40, 36] = 1  # the last target, and nothing else in its tile
     yield _sample("large-last-target", alone, "large")
-    few = problem(g, 1, 700, 3, 21)
+    few = problem(g, 2, 133, 3, 21)
     yield _sample("large-rows", few, "large", iou_kind="iou", neg_to_pos_ratio=3.0)
 
 
