@@ -10,6 +10,11 @@ namespace fastloss {
 template <typename T>
 struct BoxParams {
   T eps, union_eps, smooth_point = T(0);
+  // Above every floor, or below every area where its eps is 0, which is no floor. The inside of
+  // loops takes a minimum with them instead of asking.
+  T limit = eps > T(0) ? std::numeric_limits<T>::infinity() : -std::numeric_limits<T>::infinity();
+  T union_limit = union_eps > T(0) ? std::numeric_limits<T>::infinity()
+                                   : -std::numeric_limits<T>::infinity();
 };
 
 // d max(a, b) / da: 1 where a wins, 1/2 at a tie, as torch.maximum; min is the mirror image.
@@ -150,7 +155,7 @@ struct Log {
 // union_eps as a floor of the union, which 0 is not: inverted boxes have a negative one.
 template <typename T>
 FASTLOSS_FN T union_floor(const BoxPair<T>& b, const BoxParams<T>& o) {
-  return o.union_eps > T(0) ? b.as_area(o.union_eps) : Overlap<T>::no_floor;
+  return min_(b.as_area(o.union_eps), o.union_limit);
 }
 
 // mode(max(iou, eps)), union floored at union_eps
@@ -175,19 +180,19 @@ struct IoU {
 struct GIoU {
   template <typename T>
   static FASTLOSS_FN T hull_floor(const BoxPair<T>& b, const BoxParams<T>& o) {
-    return o.eps > T(0) ? b.as_area(o.eps) : Overlap<T>::no_floor;
+    return min_(b.as_area(o.eps), o.limit);
   }
   template <typename T>
   static FASTLOSS_FN T value(const BoxPair<T>& b, const BoxParams<T>& o) {
     const Overlap<T> overlap(b, union_floor(b, o), T(0));
-    const T floor = hull_floor(b, o), least = min_(floor, T(0));
+    const T floor = hull_floor(b, o), least = min_(o.limit, T(0));
     const T hull = max_(max_(b.x.hull(), least) * max_(b.y.hull(), least), floor);
     return T(1) - overlap.iou + (hull - overlap.union_) * inverse_or_zero(hull);
   }
   template <typename T>
   static FASTLOSS_FN PairGradient<T> gradient(const BoxPair<T>& b, const BoxParams<T>& o) {
     const Overlap<T> overlap(b, union_floor(b, o), T(0));
-    const T floor = hull_floor(b, o), least = min_(floor, T(0));
+    const T floor = hull_floor(b, o), least = min_(o.limit, T(0));
     const T hw = max_(b.x.hull(), least), hh = max_(b.y.hull(), least);
     const T area = hw * hh;
     const T inverse = inverse_or_zero(max_(area, floor));

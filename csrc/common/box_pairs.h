@@ -33,12 +33,11 @@ FASTLOSS_FN T inverse(T x) {
   return abs_(x) < tiny<T>() ? T(0) : T(1) / x;
 }
 
-// eps as a floor of the area of union or hull, which 0 is not: those of inverted boxes are
-// negative.
-template <bool kTame, typename T>
-FASTLOSS_FN T area_floor(T eps) {
-  if constexpr (kTame) return eps;
-  return eps > T(0) ? eps : -std::numeric_limits<T>::infinity();
+// eps as a kind takes it. Where it is the floor of areas, 0 is none: those of inverted boxes are
+// negative. Not for the inside of loops, which would not vectorise.
+template <typename Kind, typename T>
+FASTLOSS_FN T eps_for(T eps) {
+  return Kind::floors && !(eps > T(0)) ? -std::numeric_limits<T>::infinity() : eps;
 }
 
 // Extents of a pair: `overlap` is negative where the boxes are disjoint, `inter` is not, and `hull`
@@ -74,21 +73,20 @@ FASTLOSS_FN void overlap_slopes(const Extents<T>& e, T inter, T area, Slopes<T>&
 }
 
 struct PairIoU {
-  static constexpr bool hull = false, shift = false, angle = false;
+  static constexpr bool floors = true, hull = false, shift = false, angle = false;
 
-  // I / max(U, eps); in both kinds eps = 0 is no floor of the union
+  // I / max(U, eps)
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T eps) {
     const Extents<T> e(a, b);
-    return e.inter * inverse<kTame>(max_(e.raw_union, area_floor<kTame>(eps)));
+    return e.inter * inverse<kTame>(max_(e.raw_union, eps));
   }
   template <bool kTame, typename T>
   static FASTLOSS_FN Slopes<T> slopes(const PairBox<T>& a, const PairBox<T>& b, T g, T eps) {
     const Extents<T> e(a, b);
-    const T floor = area_floor<kTame>(eps);
-    const T over_union = inverse<kTame>(max_(e.raw_union, floor));
+    const T over_union = inverse<kTame>(max_(e.raw_union, eps));
     const T g_union = g * over_union;
-    const T area = e.raw_union >= floor ? -g_union * (e.inter * over_union) : T(0);
+    const T area = e.raw_union >= eps ? -g_union * (e.inter * over_union) : T(0);
     Slopes<T> s{};
     overlap_slopes(e, g_union - area, area, s);
     return s;
@@ -96,33 +94,25 @@ struct PairIoU {
 };
 
 struct PairGIoU {
-  static constexpr bool hull = true, shift = false, angle = false;
-
-  template <bool kTame, typename T>
-  static FASTLOSS_FN T least_hull(T floor) {
-    if constexpr (kTame) return T(0);
-    return min_(floor, T(0));
-  }
+  static constexpr bool floors = true, hull = true, shift = false, angle = false;
 
   // I / U - (H - U) / H with U = max(U, eps), H = max(H, eps); at best by one division. The hull's
-  // extents are clamped at 0 where the floor is above it.
+  // extents are clamped at 0 unless eps is below it.
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T eps) {
-    const T floor = area_floor<kTame>(eps);
-    const Extents<T> e(a, b, least_hull<kTame>(floor));
-    const T u = max_(e.raw_union, floor), h = max_(e.hull_w * e.hull_h, floor);
+    const Extents<T> e(a, b, min_(eps, T(0)));
+    const T u = max_(e.raw_union, eps), h = max_(e.hull_w * e.hull_h, eps);
     if constexpr (kTame) return (e.inter * h + u * u) / (u * h) - T(1);
     return e.inter * inverse<kTame>(u) - (h - u) * inverse<kTame>(h);
   }
   template <bool kTame, typename T>
   static FASTLOSS_FN Slopes<T> slopes(const PairBox<T>& a, const PairBox<T>& b, T g, T eps) {
-    const T floor = area_floor<kTame>(eps);
-    const Extents<T> e(a, b, least_hull<kTame>(floor));
-    const T hull = e.hull_w * e.hull_h, u = max_(e.raw_union, floor);
-    const T over_union = inverse<kTame>(u), over_hull = inverse<kTame>(max_(hull, floor));
+    const Extents<T> e(a, b, min_(eps, T(0)));
+    const T hull = e.hull_w * e.hull_h, u = max_(e.raw_union, eps);
+    const T over_union = inverse<kTame>(u), over_hull = inverse<kTame>(max_(hull, eps));
     const T g_union = g * over_union, g_hull = g * over_hull;
-    const T area = e.raw_union >= floor ? g_hull - g_union * (e.inter * over_union) : T(0);
-    const T hull_slope = hull >= floor ? -g_hull * (u * over_hull) : T(0);
+    const T area = e.raw_union >= eps ? g_hull - g_union * (e.inter * over_union) : T(0);
+    const T hull_slope = hull >= eps ? -g_hull * (u * over_hull) : T(0);
     Slopes<T> s{};
     overlap_slopes(e, g_union - area, area, s);
     // Where an extent of the hull is clamped its area is 0, below eps.
@@ -134,7 +124,7 @@ struct PairGIoU {
 
 template <bool kComplete>
 struct PairDistanceIoU {
-  static constexpr bool hull = true, shift = true, angle = kComplete;
+  static constexpr bool floors = false, hull = true, shift = true, angle = kComplete;
   static constexpr double four_over_pi2 = 0.4052847345693511;
 
   // I / (U + eps) - rho^2 / (c^2 + eps), less alpha v for CIoU, which is clamped to [-1, 1]

@@ -80,13 +80,14 @@ bool is_proper(T x1, T y1, T x2, T y2) {
 template <typename Kind, bool kTame, typename U, typename T>
 FASTLOSS_FN void iou_values(const U* __restrict boxes, const Pairs<T>& pairs, U eps,
                             U* __restrict out) {
+  const U pair_eps = eps_for<Kind>(eps);
   for (int64_t k = 0; k < pairs.count; ++k) {
     const PairBox<U> target = pairs.target(k).template box<U>();
     const T* __restrict mass = pairs.of(k);
 #pragma GCC ivdep
     for (int64_t l = 0; l < kTile; ++l) {
       const U m = mass[l],
-              loss = U(1) - Kind::template value<kTame>(lane_box(boxes, l), target, eps);
+              loss = U(1) - Kind::template value<kTame>(lane_box(boxes, l), target, pair_eps);
       out[l] += kTame ? m * loss : times(m, loss);
     }
   }
@@ -95,6 +96,7 @@ FASTLOSS_FN void iou_values(const U* __restrict boxes, const Pairs<T>& pairs, U 
 template <typename Kind, bool kTame, typename U, typename T>
 FASTLOSS_FN void iou_slopes(const U* __restrict boxes, const Pairs<T>& pairs, U eps,
                             const U* __restrict g, U* __restrict out) {
+  const U pair_eps = eps_for<Kind>(eps);
   for (int64_t k = 0; k < pairs.count; ++k) {
     const PairBox<U> target = pairs.target(k).template box<U>();
     const T* __restrict mass = pairs.of(k);
@@ -103,7 +105,7 @@ FASTLOSS_FN void iou_slopes(const U* __restrict boxes, const Pairs<T>& pairs, U 
       const PairBox<U> box = lane_box(boxes, l);
       const U m = g[l] * static_cast<U>(mass[l]);
       PairBox<U> d, unused;
-      spread<Kind>(box, target, Kind::template slopes<kTame>(box, target, m, eps), d, unused);
+      spread<Kind>(box, target, Kind::template slopes<kTame>(box, target, m, pair_eps), d, unused);
       add_to_lane<Kind::angle ? 6 : 5>(out, l, d, kTame || m != U(0));
     }
   }

@@ -23,6 +23,8 @@ struct MatchingOptions {
 
 // Instead of an IoU whose weight is 0.
 struct NoIoU {
+  static constexpr bool floors = false;
+
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>&, const PairBox<T>&, T) {
     return T(0);
@@ -32,9 +34,11 @@ struct NoIoU {
 // A kind whose denominators may be 0 or negative although the boxes are tame.
 template <typename Kind>
 struct Unfloored {
+  static constexpr bool floors = false;
+
   template <bool kTame, typename T>
   static FASTLOSS_FN T value(const PairBox<T>& a, const PairBox<T>& b, T) {
-    return Kind::template value<false>(a, b, T(0));
+    return Kind::template value<false>(a, b, eps_for<Kind>(T(0)));
   }
 };
 
@@ -94,6 +98,7 @@ template <typename Kind, bool kTame, typename T>
 FASTLOSS_FN void box_costs(const GivenBox<T>& box, const T* __restrict fields,
                            const T* __restrict given, int64_t width, T l1, T iou, T eps, T largest,
                            T* __restrict out) {
+  const T pair_eps = eps_for<Kind>(eps);
 #pragma GCC ivdep
   for (int64_t j = 0; j < width; ++j) {
     const PairBox<T> target{fields[j],
@@ -105,7 +110,7 @@ FASTLOSS_FN void box_costs(const GivenBox<T>& box, const T* __restrict fields,
     const T distance =
         (abs_(box.given[0] - given[j]) + abs_(box.given[1] - given[width + j])) +
         (abs_(box.given[2] - given[2 * width + j]) + abs_(box.given[3] - given[3 * width + j]));
-    const T similarity = Kind::template value<kTame>(box.corners, target, eps);
+    const T similarity = Kind::template value<kTame>(box.corners, target, pair_eps);
     if constexpr (kTame) {
       out[j] = l1 * distance - iou * similarity;
     } else {

@@ -17,16 +17,17 @@ template <typename Kind, bool kTame, typename T>
 FASTLOSS_FN void values(const T* __restrict others, int64_t count, const T* __restrict lanes,
                         int64_t width, T eps, T* __restrict out, int64_t stride) {
   const int64_t whole = width / kVector * kVector;
+  const T pair_eps = eps_for<Kind>(eps);
   for (int64_t r = 0; r < count; ++r) {
     const PairBox<T> other = box_at(others, r);
     T* row = out + r * stride;
 #pragma GCC ivdep
     for (int64_t j = 0; j < whole; ++j)
-      row[j] = Kind::template value<kTame>(other, box_at(lanes, j), eps);
+      row[j] = Kind::template value<kTame>(other, box_at(lanes, j), pair_eps);
     if (whole == width) continue;
 #pragma GCC ivdep
     for (int64_t j = 0; j < kVector / 2; ++j)
-      row[whole + j] = Kind::template value<kTame>(other, box_at(lanes, whole + j), eps);
+      row[whole + j] = Kind::template value<kTame>(other, box_at(lanes, whole + j), pair_eps);
   }
 }
 
@@ -49,6 +50,7 @@ template <typename Kind, bool kTame, Want kWant, typename T>
 FASTLOSS_FN void gradients(const T* __restrict others, int64_t count, const T* __restrict lanes,
                            int64_t width, T eps, const T* __restrict g, int64_t stride,
                            T* __restrict g_others, T* __restrict g_lanes) {
+  const T pair_eps = eps_for<Kind>(eps);
   for (int64_t r = 0; r < count; ++r) {
     const PairBox<T> other = box_at(others, r);
     const T* row = g + r * stride;
@@ -56,20 +58,20 @@ FASTLOSS_FN void gradients(const T* __restrict others, int64_t count, const T* _
     if constexpr (kWant == Want::kLanes) {
 #pragma GCC ivdep
       for (int64_t j = 0; j < width / kVector * kVector; ++j)
-        pair_gradient<Kind, kTame, kWant>(other, lanes, j, row[j], eps, g_lanes);
+        pair_gradient<Kind, kTame, kWant>(other, lanes, j, row[j], pair_eps, g_lanes);
       continue;
     } else if constexpr (Kind::angle) {  // a sum that nothing is added to would not vectorise
 #pragma omp simd reduction(+ : x1, y1, x2, y2, area, angle)
       for (int64_t j = 0; j < width / kVector * kVector; ++j) {
         const PairBox<T> d =
-            pair_gradient<Kind, kTame, kWant>(other, lanes, j, row[j], eps, g_lanes);
+            pair_gradient<Kind, kTame, kWant>(other, lanes, j, row[j], pair_eps, g_lanes);
         x1 += d.x1, y1 += d.y1, x2 += d.x2, y2 += d.y2, area += d.area, angle += d.angle;
       }
     } else {
 #pragma omp simd reduction(+ : x1, y1, x2, y2, area)
       for (int64_t j = 0; j < width / kVector * kVector; ++j) {
         const PairBox<T> d =
-            pair_gradient<Kind, kTame, kWant>(other, lanes, j, row[j], eps, g_lanes);
+            pair_gradient<Kind, kTame, kWant>(other, lanes, j, row[j], pair_eps, g_lanes);
         x1 += d.x1, y1 += d.y1, x2 += d.x2, y2 += d.y2, area += d.area;
       }
     }

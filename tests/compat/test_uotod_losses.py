@@ -177,7 +177,8 @@ def test_multiple_objectives_refuses(losses, weights):
 @pytest.mark.parametrize("name", ("IoULoss", "GIoULoss"))
 def test_boxes_broadcast_and_may_be_integers(name):
     pred, target = boxes(6), boxes(1)
-    for p, t in ((pred, target), (target, pred), *[((8 * pred).long(), (8 * target).long())]):
+    whole = [(8 * x).long() + torch.tensor([0, 0, 1, 1]) for x in (pred, target)]  # with an area
+    for p, t in ((pred, target), (target, pred), whole):
         found, expected = (getattr(x, name)("none")(p, t) for x in (ours, THEIRS))
         torch.testing.assert_close(found, expected, equal_nan=True)
         assert found.shape == (6,)

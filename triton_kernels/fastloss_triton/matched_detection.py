@@ -105,8 +105,8 @@ def matched_detection_fwd(
             background_loss += tl.sum(times(at_background, wrong), 1)
     else:
         if WEIGHTED:
-            w = tl.load(class_weight + background * w_c).to(DTYPE)
-            at_background = times(at_background, w)
+            own_weight = tl.load(class_weight + background * w_c).to(DTYPE)
+            at_background = times(at_background, own_weight)
         own = tl.load(logits + background.to(tl.int64) * x_c, mask=rows, other=0.0).to(DTYPE)
         loss = times(at_background, softmax_loss(own, top, total, KIND))
         background_loss = tl.sum(loss, 1)
@@ -171,8 +171,9 @@ def matched_detection_bwd(
         at_background = tl.load(matching + m.to(tl.int64) * m_m, mask=rows, other=0.0).to(DTYPE)
         if KIND != 2:
             if WEIGHTED:
-                w = tl.load(class_weight + background * w_c).to(DTYPE)
-                at_background = times(at_background, w)
+                at_background = times(
+                    at_background, tl.load(class_weight + background * w_c).to(DTYPE)
+                )
         g_background *= at_background
         if KIND != 2:
             # All masses of the row, and h p summed over the classes.
