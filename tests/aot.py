@@ -36,7 +36,7 @@ def build(case: Case, target: int) -> Code:
         constexprs={(names.index(n),): value for n, value in case.constants.items()},
         attrs={(names.index(n),): [["tt.divisibility", 16]] for n in case.aligned},
     )
-    options = {"num_warps": case.num_warps, "enable_fp_fusion": False}
+    options = {"num_warps": case.num_warps, "enable_fp_fusion": False, "maxnreg": case.maxnreg}
     with contextlib.redirect_stdout(io.StringIO()) as log:  # where ptxas -v is printed
         compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     passed = [name for name in names if case.types[name] != "constexpr"]

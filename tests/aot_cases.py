@@ -35,6 +35,7 @@ class Case:
     constants: dict[str, Any]
     aligned: tuple[str, ...]  # arguments that 16 divides
     num_warps: int
+    maxnreg: int | None
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class Case:
         }
         return (
             self.kernel, *self.types.items(), *sorted(constants.items()), self.aligned,
-            self.num_warps,
+            self.num_warps, self.maxnreg,
         )  # fmt: skip
 
 
@@ -129,7 +130,11 @@ def _calls() -> Iterator[tuple[str, tuple[Any, ...], torch.dtype]]:
 
 
 def _of_launch(
-    kernel: Any, values: dict[str, Any], num_warps: int, label: str, dtype: torch.dtype
+    kernel: Any,
+    values: dict[str, Any],
+    options: tuple[int, int | None],
+    label: str,
+    dtype: torch.dtype,
 ) -> list[Case]:
     """One case for all large sizes, or one for the odd ones and one for multiples of 16."""
     module = kernel.fn.__module__
@@ -140,7 +145,7 @@ def _of_launch(
     odd, even = (
         Case(
             module, kernel.__name__, label, TYPES[dtype], main, sizes,
-            *_specialise(kernel, values, sizes == "odd"), num_warps,
+            *_specialise(kernel, values, sizes == "odd"), *options,
         )
         for sizes in ("odd", "16 k")
     )  # fmt: skip
@@ -153,11 +158,13 @@ def cases() -> list[Case]:
     now: tuple[str, tuple[Any, ...], torch.dtype]
 
     def record(kernel: Any, programs: int, *args: Any, **constants: Any) -> None:
-        warps = constants.pop("num_warps", _common.NUM_WARPS)
+        options = constants.pop("num_warps", _common.NUM_WARPS), constants.pop("maxnreg", None)
         values = dict(zip(kernel.arg_names, args)) | constants
         op, arguments, dtype = now
         own = op.startswith(kernel.fn.__module__.rpartition(".")[2])  # not one for all stems
-        for case in _of_launch(kernel, values, warps, _label(op, arguments) if own else "", dtype):
+        for case in _of_launch(
+            kernel, values, options, _label(op, arguments) if own else "", dtype
+        ):
             found.setdefault(case.key(), case)
 
     launch, _common.launch = _common.launch, record

@@ -33,6 +33,8 @@ from .regression_loss import KINDS as DISTANCES
 
 CLASS_LOSSES = {"cross_entropy": 0, "negative_prob": 1, "sigmoid_focal": 2}
 ROWS = 8  # of a program
+# Of a thread in the backward. Without a number ptxas spills a few at the 128 that it aims at.
+MOST_REGISTERS = 168
 # Most classes and targets of a row that are in registers at a time: 8 logits and 2 pairs a lane, in
 # the backward, which has the derivatives of a pair, one.
 CLASSES, COLUMNS, BACKWARD_COLUMNS = 128, 32, 16
@@ -263,7 +265,7 @@ def backward(grad: Tensor, logits: Tensor, boxes: Tensor, *args: Any) -> tuple[T
     with torch.cuda.device_of(logits):
         common.launch(
             matched_detection_bwd, programs, grad, *grad.stride(), *tensors, *gradients, *numbers,
-            NEEDS=needs, **constants,
+            NEEDS=needs, maxnreg=MOST_REGISTERS, **constants,
         )  # fmt: skip
     return gradients
 
