@@ -95,6 +95,23 @@ def test_methods_of_a_subclass_are_called():
     torch.testing.assert_close(found[1], expected[1])
 
 
+@pytest.mark.parametrize("boxes", ("giou", "huber"))  # fused, and with every pair
+def test_mass_that_a_matcher_of_ones_own_puts_on_padding_counts_nothing(boxes):
+    class Everywhere(ours.match.Hungarian):
+        filled = 0.0
+
+        def compute_matching(self, cost_matrix, target_mask):
+            found = super().compute_matching(cost_matrix, target_mask)
+            found[..., :-1].masked_fill_(~target_mask[:, None], self.filled)
+            return found
+
+    loss, case = made(boxes=boxes, dtype=torch.float64)
+    loss.matching_method = Everywhere(loc_match_module=nn.L1Loss(reduction="none"))
+    expected = evaluate(loss, case)
+    loss.matching_method.filled = 0.3
+    torch.testing.assert_close(evaluate(loss, case), expected)
+
+
 def test_alpha_above_1():
     """Which the kernel refuses, but not the class."""
 
