@@ -34,6 +34,20 @@ from .losses import (
 
 load_kernels()
 
+
+def register_mmdet(replace: bool = False) -> None:
+    """Let mmengine build the losses of `fastloss.compat.mmdet` from configs.
+
+    Every class is put into mmengine's registry MODELS under the scope "fastloss": write
+    ``loss_bbox=dict(type="fastloss.GIoULoss", loss_weight=2.0)``. With `replace` those that mmdet
+    registers are put in place of mmdet's own too, so that configs stay as they are; this imports
+    mmdet. It may be called again. ImportError: mmengine (mmdet) is not installed.
+    """
+    from .compat.mmdet._mmengine import register
+
+    register(replace)
+
+
 __all__ = [
     "BinaryCrossEntropyLoss",
     "BoundaryLoss",
@@ -63,4 +77,5 @@ __all__ = [
     "debug",
     "functional",
     "losses",
+    "register_mmdet",
 ]

@@ -23,11 +23,30 @@ from fastloss.compat.mmdet.boxes import (
     giou_loss,
     iou_loss,
 )
+from fastloss.compat.mmdet.cross_entropy import (
+    CrossEntropyCustomLoss,
+    CrossEntropyLoss,
+    binary_cross_entropy,
+    cross_entropy,
+    mask_cross_entropy,
+)
 from fastloss.compat.mmdet.focal import (
+    FocalCustomLoss,
     FocalLoss,
     py_focal_loss_with_prob,
     py_sigmoid_focal_loss,
     sigmoid_focal_loss,
+)
+from fastloss.compat.mmdet.gaussian_focal import (
+    GaussianFocalLoss,
+    gaussian_focal_loss,
+    gaussian_focal_loss_with_pos_inds,
+)
+from fastloss.compat.mmdet.quality_focal import (
+    QualityFocalLoss,
+    quality_focal_loss,
+    quality_focal_loss_tensor_target,
+    quality_focal_loss_with_prob,
 )
 from fastloss.compat.mmdet.reduction import reduce_loss, weight_reduce_loss, weighted_loss
 from fastloss.compat.mmdet.registry import LOSSES, build_loss
@@ -41,37 +60,53 @@ from fastloss.compat.mmdet.regression import (
     mse_loss,
     smooth_l1_loss,
 )
+from fastloss.compat.mmdet.varifocal import VarifocalLoss, varifocal_loss
 
 __all__ = [
     "LOSSES",
     "BalancedL1Loss",
     "BoundedIoULoss",
     "CIoULoss",
+    "CrossEntropyCustomLoss",
+    "CrossEntropyLoss",
     "DIoULoss",
     "EIoULoss",
+    "FocalCustomLoss",
     "FocalLoss",
     "GIoULoss",
+    "GaussianFocalLoss",
     "IoULoss",
     "L1Loss",
     "MSELoss",
+    "QualityFocalLoss",
     "SIoULoss",
     "SmoothL1Loss",
+    "VarifocalLoss",
     "balanced_l1_loss",
+    "binary_cross_entropy",
     "bounded_iou_loss",
     "build_loss",
     "ciou_loss",
+    "cross_entropy",
     "diou_loss",
     "eiou_loss",
+    "gaussian_focal_loss",
+    "gaussian_focal_loss_with_pos_inds",
     "giou_loss",
     "iou_loss",
     "l1_loss",
+    "mask_cross_entropy",
     "mse_loss",
     "py_focal_loss_with_prob",
     "py_sigmoid_focal_loss",
+    "quality_focal_loss",
+    "quality_focal_loss_tensor_target",
+    "quality_focal_loss_with_prob",
     "reduce_loss",
     "sigmoid_focal_loss",
     "siou_loss",
     "smooth_l1_loss",
+    "varifocal_loss",
     "weight_reduce_loss",
     "weighted_loss",
 ]

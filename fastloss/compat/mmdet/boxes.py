@@ -17,6 +17,7 @@ from fastloss.compat.mmdet.reduction import (
     NativeLoss,
     choose_reduction,
     reduce_and_scale,
+    same_shape,
     weighted_loss,
 )
 from fastloss.compat.mmdet.registry import LOSSES
@@ -253,12 +254,7 @@ def _check_mode(mode: str, linear: bool) -> str:
 
 def _aligned(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs of boxes of equal shape; AssertionError otherwise, as in mmdet's bbox_overlaps."""
-    if pred.shape != target.shape:
-        raise AssertionError(
-            "pred and target must have the same shape, "
-            f"got {tuple(pred.shape)} and {tuple(target.shape)}"
-        )
-    return _boxes(pred, target)
+    return _boxes(*same_shape(pred, target))
 
 
 def _broadcast(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

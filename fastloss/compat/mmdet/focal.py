@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastloss import functional
+from fastloss.compat.mmdet._custom import accuracy_of_classes, check_num_classes
 from fastloss.compat.mmdet.reduction import (
     NativeLoss,
     choose_reduction,
@@ -131,6 +132,75 @@ class FocalLoss(nn.Module):
             self.activated,
             self.loss_weight,
         )
+
+
+@LOSSES.register_module()
+class FocalCustomLoss(nn.Module):
+    """`FocalLoss` for heads that ask their loss for the number of channels, the activation and the
+    accuracy (V3Det).
+
+    Args:
+        num_classes: classes without background; required, AssertionError otherwise.
+        use_sigmoid, gamma, alpha, reduction, loss_weight: as in `FocalLoss`.
+        activated: kept, but without effect, as in mmdet.
+
+    Call: as `FocalLoss` with class ids (N,), C for background.
+    """
+
+    def __init__(
+        self,
+        use_sigmoid: bool = True,
+        num_classes: int = -1,
+        gamma: float = 2.0,
+        alpha: float = 0.25,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        activated: bool = False,
+    ) -> None:
+        super().__init__()
+        if use_sigmoid is not True:
+            raise AssertionError(f"use_sigmoid must be True, got {use_sigmoid!r}")
+        if num_classes == -1:
+            raise AssertionError("num_classes must be given")
+        self.use_sigmoid = use_sigmoid
+        self.num_classes = num_classes
+        self.gamma = gamma
+        self.alpha = alpha
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+        self.activated = activated
+        self.custom_cls_channels = True
+        self.custom_activation = True
+        self.custom_accuracy = True
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """Channels of the classifier: the classes."""
+        return check_num_classes(num_classes, self.num_classes)
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """(N, num_classes) probabilities."""
+        return cls_score[:, : self.num_classes].sigmoid()
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """{"acc_classes": per cent of correct labels among those of classes, (1,)}."""
+        classes = cls_score[:, : self.num_classes]
+        return {"acc_classes": accuracy_of_classes(classes, labels, self.num_classes)}
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """pred (N, C), ids (N,) -> scalar, or (N, C) for "none"."""
+        problem = _label_problem(pred, target)
+        if problem:
+            raise RuntimeError(problem)
+        reduction = choose_reduction(reduction_override, self.reduction)
+        options = (self.gamma, self.alpha, reduction, avg_factor, False, self.loss_weight)
+        return _focal(pred, target, weight, *options)
 
 
 def _focal(

@@ -95,6 +95,16 @@ def choose_reduction(override: str | None, default: str) -> str:
     return override or default
 
 
+def same_shape(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, or AssertionError, as in mmdet."""
+    if pred.shape != target.shape:
+        raise AssertionError(
+            "pred and target must have the same shape, "
+            f"got {tuple(pred.shape)} and {tuple(target.shape)}"
+        )
+    return pred, target
+
+
 def reduce_and_scale(
     loss: Tensor | NativeLoss,
     weight: Tensor | None,
@@ -115,7 +125,7 @@ def reduce_and_scale(
         loss = loss.sum() / (avg_factor + AVG_FACTOR_EPS)
     elif reduction != "none":
         raise ValueError(f'avg_factor can not be used with reduction="sum", got {reduction!r}')
-    return _scale(loss, loss_weight)
+    return scale(loss, loss_weight)
 
 
 def _reduce_natively(
@@ -133,11 +143,11 @@ def _reduce_natively(
         divisor = loss.shape.numel() if avg_factor is None else avg_factor
         avg_factor, loss_weight = divisor / loss_weight, 1
     value = loss.call(weight=weight, reduction=reduction, avg_factor=avg_factor)
-    return _scale(value, loss_weight)
+    return scale(value, loss_weight)
 
 
-def _scale(loss: Tensor, loss_weight: float) -> Tensor:
-    """The factor 1, the default, costs no kernel either."""
+def scale(loss: Tensor, loss_weight: float) -> Tensor:
+    """``loss_weight * loss``; the factor 1, the default, costs no kernel."""
     if isinstance(loss_weight, Tensor) or loss_weight != 1:
         return loss_weight * loss
     return loss

@@ -19,6 +19,7 @@ from fastloss.compat.mmdet.reduction import (
     NativeLoss,
     choose_reduction,
     reduce_and_scale,
+    same_shape,
     weighted_loss,
 )
 from fastloss.compat.mmdet.registry import LOSSES
@@ -37,7 +38,7 @@ def smooth_l1_loss(pred: Tensor, target: Tensor, beta: float = 1.0) -> Tensor | 
         raise AssertionError(f"beta must be > 0, got {beta}")
     if target.numel() == 0:
         return pred.sum() * 0
-    return _native(*_same_shape(pred, target), kind="smooth_l1", beta=beta)
+    return _native(*same_shape(pred, target), kind="smooth_l1", beta=beta)
 
 
 @weighted_loss
@@ -49,7 +50,7 @@ def l1_loss(pred: Tensor, target: Tensor) -> Tensor | NativeLoss:
     """
     if target.numel() == 0:
         return pred.sum() * 0
-    return _native(*_same_shape(pred, target), kind="l1")
+    return _native(*same_shape(pred, target), kind="l1")
 
 
 @weighted_loss
@@ -73,7 +74,7 @@ def balanced_l1_loss(
         raise AssertionError(f"beta must be > 0, got {beta}")
     if target.numel() == 0:
         return pred.sum() * 0
-    pred, target = _same_shape(pred, target)
+    pred, target = same_shape(pred, target)
     return _native(pred, target, kind="balanced_l1", beta=beta, alpha=alpha, gamma=gamma)
 
 
@@ -273,13 +274,3 @@ def _native(pred: Tensor, target: Tensor, **options: Any) -> NativeLoss:
         dtype = torch.promote_types(pred.dtype, target.dtype)
         pred, target = pred.to(dtype), target.to(dtype)
     return NativeLoss(functional.regression_loss, pred, target, pred.shape, options)
-
-
-def _same_shape(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, or AssertionError, as in mmdet."""
-    if pred.shape != target.shape:
-        raise AssertionError(
-            "pred and target must have the same shape, "
-            f"got {tuple(pred.shape)} and {tuple(target.shape)}"
-        )
-    return pred, target
