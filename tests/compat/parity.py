@@ -6,8 +6,9 @@ error may be twice the error the library makes in that dtype, or what the tolera
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,11 +32,11 @@ def assert_parity(
     """
     args, kwargs = _cast((args, kwargs), dtype)
     value, gradients = _evaluate(ours, args, kwargs)
-    if dtype == torch.float64:
-        library, library_gradients = truth, true_gradients = _evaluate(theirs, args, kwargs)
-    else:
-        library, library_gradients = _evaluate(theirs, args, kwargs)
+    with _exact_float():
         truth, true_gradients = _evaluate(theirs, *_cast((args, kwargs), torch.float64))
+    library, library_gradients = truth, true_gradients
+    if dtype != torch.float64:
+        library, library_gradients = _evaluate(theirs, args, kwargs)
     assert value.shape == truth.shape
     assert value.dtype in (dtype, torch.float32) if dtype.itemsize < 4 else value.dtype == dtype
     assert_as_exact(value, library, truth, dtype, scale)
@@ -59,6 +60,17 @@ def assert_as_exact(
     bound = 2 * bound.maximum((library - truth).abs().nan_to_num(0))
     wrong = ~((actual - truth).abs() <= bound)
     assert not wrong.any(), f"got {actual[wrong]}, expected {truth[wrong]}, bound {bound[wrong]}"
+
+
+@contextlib.contextmanager
+def _exact_float() -> Iterator[None]:
+    """`Tensor.float`, with which mmdet casts labels and weights, rounds nothing to float32."""
+    original = Tensor.float
+    Tensor.float = Tensor.double
+    try:
+        yield
+    finally:
+        Tensor.float = original
 
 
 def _evaluate(

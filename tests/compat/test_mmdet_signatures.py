@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import references
+import torch
 from torch import nn
 
 from fastloss.compat import mmdet
@@ -11,6 +12,7 @@ from fastloss.compat import mmdet
 upstream = references.or_skip(references.mmdet)
 
 NAMES = [name for name in mmdet.__all__ if name not in ("LOSSES", "build_loss")]
+NEEDED = dict.fromkeys(("CrossEntropyCustomLoss", "FocalCustomLoss"), {"num_classes": 4})
 CLASSES = [name for name in NAMES if isinstance(getattr(mmdet, name), type)]
 
 
@@ -30,13 +32,15 @@ def test_forward_signature(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_module_and_attributes(name):
-    ours, theirs = getattr(mmdet, name)(), getattr(upstream, name)()
+    ours, theirs = (getattr(m, name)(**NEEDED.get(name, {})) for m in (mmdet, upstream))
     assert isinstance(ours, nn.Module)
     constructor = inspect.signature(type(theirs)).parameters
     assert {key: vars(ours)[key] for key in constructor} == {
         key: vars(theirs)[key] for key in constructor
     }
-    assert ours.state_dict() == theirs.state_dict() == {}
+    buffers, expected = ours.state_dict(), theirs.state_dict()
+    assert buffers.keys() == expected.keys()
+    assert all(torch.equal(buffers[key], expected[key]) for key in buffers)
     assert inspect.getdoc(type(ours)) != inspect.getdoc(nn.Module)
 
 
@@ -57,8 +61,6 @@ def test_module_and_attributes(name):
 )
 def test_weight_is_the_third_argument(name):
     # inspect shows the inner signature of a weighted function; it is called with another one.
-    import torch
-
     pred, target, weight = (
         torch.tensor([[0.0, 0.0, 4.0, 4.0]]),
         torch.tensor([[1.0, 1.0, 5.0, 4.0]]),

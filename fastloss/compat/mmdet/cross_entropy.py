@@ -46,13 +46,14 @@ def cross_entropy(
     ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
     options = {"ignore_index": ignore_index}
     if avg_factor is None and avg_non_ignore and reduction == "mean":
-        avg_factor = (label != ignore_index).sum()
+        avg_factor = _count(label != ignore_index, pred)
     if label.is_floating_point():
+        if class_weight is not None:
+            class_weight = torch.as_tensor(class_weight, dtype=pred.dtype, device=pred.device)
         loss = F.cross_entropy(pred, label, class_weight, reduction="none", **options)
     else:
         options["class_weight"] = class_weight
         loss = functional.cross_entropy(pred, label, reduction="none", **options)
-    weight = weight if weight is None else weight.float()
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
 
@@ -83,14 +84,13 @@ def binary_cross_entropy(
         ignore_index = IGNORE_INDEX
         weight = weight if weight is None else weight.reshape(-1, 1)
     if avg_factor is None and avg_non_ignore and reduction == "mean":
-        avg_factor = valid.sum() * entries
+        avg_factor = _count(valid, pred) * entries
     if isinstance(class_weight, Tensor):
         class_weight = class_weight.expand(pred.shape[-1:])
     elif class_weight is not None and len(class_weight) == 1:
         class_weight = [*class_weight] * pred.size(-1)
     options = {"class_weight": class_weight, "ignore_index": ignore_index}
     native = NativeLoss(functional.binary_cross_entropy, pred, label, pred.shape, options)
-    weight = weight if weight is None else weight.float()
     return weight_reduce_loss(native, weight, reduction, avg_factor)
 
 
@@ -270,3 +270,8 @@ class CrossEntropyCustomLoss(CrossEntropyLoss):
         """{"acc_classes": per cent of correct labels among those of classes, (1,)}."""
         classes = cls_score[:, : self.num_classes]
         return {"acc_classes": accuracy_of_classes(classes, labels, self.num_classes)}
+
+
+def _count(valid: Tensor, pred: Tensor) -> Tensor:
+    """How many are valid, on the device, as exact as the losses are."""
+    return valid.sum(dtype=torch.promote_types(pred.dtype, torch.float32))

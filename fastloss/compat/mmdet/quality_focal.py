@@ -118,6 +118,8 @@ def _of_labels(
 
 def _of_qualities(pred: Tensor, target: Tensor, beta: float, activated: bool) -> NativeLoss:
     pred, target = same_shape(pred, target)
+    if target.requires_grad:  # An entry of 0 is a negative without a quality.
+        target = torch.where(target != 0, target, 0)
     # Classes last, where the native loss sums.
     pred, target = pred.movedim(1, -1), target.to(pred.dtype).movedim(1, -1)
     options = {"beta": beta, "activated": activated}
