@@ -1,4 +1,4 @@
-"""mmdet's zero-weight shortcut, without reading the weights on the host.
+"""mmdet's zero-weight shortcut, for which no host waits for a device.
 
 The IoU family, L1Loss and SmoothL1Loss of mmdet 3.3.0 begin with
 
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastloss._library import values_may_be_read
 from fastloss.compat.mmdet.reduction import choose_reduction, reduce_and_scale
 
 
@@ -29,22 +30,26 @@ def shortcut(pred: Tensor, weight: Tensor, reduction: str = "sum") -> Tensor:
 def unless_no_weight_is_positive(
     loss: Tensor, pred: Tensor, weight: Tensor, reduction: str
 ) -> Tensor:
-    """`loss`, or the shortcut where no weight is positive, chosen on the device.
+    """`loss`, or the shortcut where no weight is positive.
 
     If every weight is 0 both are 0 with zero gradients to pred, so only negative weights without a
-    positive one make a difference. The host cannot know that without waiting for the device, so the
-    choice is always made: two kernels for the flag, two for the sum, one for the choice.
-    `torch.where` gives the side not chosen a zero gradient, which that side multiplies by finite
-    numbers (the weight; the derivative of the loss): finite input leaks no NaN.
+    positive one make a difference. On the CPU the weights are looked at. A GPU's host cannot know
+    without waiting, so there the choice is made on the device: two kernels for the flag, two for
+    the sum, one for the choice. `torch.where` gives the side not chosen a zero gradient, which that
+    side multiplies by finite numbers (the weight; the derivative of the loss): finite input leaks
+    no NaN.
 
     For reduction "none" mmdet returns a scalar here, else a vector. A shape cannot depend on values
     without waiting for the device: the result always has the shape of the loss, and its sum is
     mmdet's scalar.
     """
+    some_positive = weight.amax() > 0
+    if values_may_be_read(weight) and some_positive:
+        return loss
     other = shortcut(pred, weight, reduction)
     if other.dim() > loss.dim():  # products per coordinate (n, 4), a loss per box (n,)
         other = other.sum(-1)
-    return torch.where((weight > 0).any(), loss, other)
+    return torch.where(some_positive, loss, other)
 
 
 def forward_with_shortcut(
