@@ -1,6 +1,7 @@
 """Every implementation of every op against the float64 reference on the same rounded inputs."""
 
 import contextlib
+import itertools
 
 import pytest
 import torch
@@ -11,35 +12,35 @@ from fastloss.testing import TOLERANCES, Sample, assert_matches, implementation,
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def check(sample: Sample, dtype: torch.dtype, mode, tolerance=None) -> None:
-    """All gradients at once, and that of the first leaf alone, which comes with the forward."""
+def check(sample: Sample, dtype: torch.dtype, *modes, tolerance=None) -> None:
+    """In each mode all gradients at once, and that of the first leaf alone, which comes with the
+    forward."""
     rounded = sample.cast(dtype)
     expected, expected_gradients = rounded.expected()
     options = {"scale": sample.scale, "tolerance": tolerance}
-    for only_first in (False, True):
+    for mode, only_first in itertools.product(modes, (False, True)):
+        what = f"{dtype} {getattr(mode, 'language', 'dispatched')}"
         with mode:
             value, gradients = rounded.run(only_first)
         assert value.dtype == dtype
-        assert_matches(value, expected, what="value", **options)
+        assert_matches(value, expected, what=f"{what}: value", **options)
         for name, gradient in gradients.items():
             assert gradient.dtype == rounded.leaves()[name].dtype
+            expected_gradient = expected_gradients[name]
             assert_matches(
-                gradient, expected_gradients[name], what=f"gradient of {name}", **options
+                gradient, expected_gradient, what=f"{what}: gradient of {name}", **options
             )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
-def test_dispatched(sample, dtype):
-    """What the dispatcher chooses for CPU tensors: C++ where it was built."""
-    check(sample, dtype, contextlib.nullcontext())
-
-
-@pytest.mark.parametrize("dtype", DTYPES[0:1] + DTYPES[2:], ids=str)
-@pytest.mark.parametrize("sample", samples(), ids=lambda s: s.name)
-def test_reference(sample, dtype):
-    """The reference in the tensor's own precision."""
-    check(sample, dtype, implementation("reference"))
+def test_dispatched_and_reference(sample):
+    """What the dispatcher chooses for CPU tensors, C++ where it was built; the reference in the
+    tensor's own precision, and in half precision, where one dtype is like the other."""
+    dispatched, reference = contextlib.nullcontext(), implementation("reference")
+    check(sample, torch.float64, dispatched)
+    check(sample, torch.float16, dispatched)
+    check(sample, torch.float32, dispatched, reference)
+    check(sample, torch.bfloat16, dispatched, reference)
 
 
 def for_triton() -> list:
@@ -64,7 +65,7 @@ def for_triton() -> list:
 def test_triton_interpreted(sample, dtype, triton_kernels):
     """The Triton kernels in Triton's interpreter, which cuts results off to bfloat16."""
     tolerance = TOLERANCES[dtype].truncated() if dtype == torch.bfloat16 else None
-    check(sample, dtype, implementation("triton"), tolerance)
+    check(sample, dtype, implementation("triton"), tolerance=tolerance)
 
 
 def test_every_op_has_triton_kernels(triton_kernels):

@@ -3,6 +3,7 @@
 A generic test runs over `samples()`; a new op gets all of them by adding one file here.
 """
 
+import functools
 import importlib
 import pkgutil
 
@@ -12,10 +13,13 @@ from .sample import Sample
 def samples(stem: str | None = None, tag: str | None = None) -> list[Sample]:
     """The samples of one stem, or of all; only those with `tag` if it is given."""
     stems = [m.name for m in pkgutil.iter_modules(__path__) if m.name != "sample"]
-    modules = [
-        importlib.import_module(f"{__name__}.{name}") for name in stems if stem in (None, name)
-    ]
-    return [s for module in modules for s in module.samples() if tag is None or tag in s.tags]
+    chosen = [s for name in stems if stem in (None, name) for s in _of(name)]
+    return [s for s in chosen if tag is None or tag in s.tags]
+
+
+@functools.cache  # A second of work for all of them, which a dozen test files ask for.
+def _of(stem: str) -> list[Sample]:
+    return list(importlib.import_module(f"{__name__}.{stem}").samples())
 
 
 __all__ = ["Sample", "samples"]
