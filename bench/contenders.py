@@ -16,7 +16,7 @@ import fastloss
 from bench import upstream
 from bench.inputs import Inputs
 from bench.timing import Step
-from bench.workload import Function, Workload
+from bench.workload import Function, Upstream, Workload
 
 EAGER, COMPILED, FASTLOSS = "eager", "compiled", "fastloss"
 
@@ -29,6 +29,8 @@ class Contender:
 
 
 def plain(workload: Workload) -> Function:
+    if workload.call is None:
+        return upstream.load(workload.upstream)[1]
     module = importlib.import_module(f"bench.baselines.{workload.stem}")
     return partial(getattr(module, workload.call), **workload.options)
 
@@ -45,13 +47,18 @@ def eager(workload: Workload) -> Contender:
 
 def compiled(workload: Workload) -> Contender:
     """`torch.compile` of the plain version, which has fewer graph breaks than the upstream classes
-    (they test on the host whether any weight is positive): the stronger opponent of the two."""
+    (they test on the host whether any weight is positive): the stronger opponent of the two. Where
+    there is no plain version, of the upstream class."""
     torch._dynamo.reset()
-    source = f"torch.compile of bench.baselines.{workload.stem}"
+    source = "torch.compile of the upstream class"
+    if workload.call is not None:
+        source = f"torch.compile of bench.baselines.{workload.stem}"
     return Contender(COMPILED, source, torch.compile(plain(workload), dynamic=False))
 
 
 def ours(workload: Workload, device: torch.device) -> Contender:
+    if isinstance(workload.ours, Upstream):
+        return Contender(FASTLOSS, *upstream.load((workload.ours,)))
     function = workload.ours or getattr(fastloss.functional, workload.call)
     function = partial(function, **workload.options)
     if workload.reduces:  # the baselines of losses always do

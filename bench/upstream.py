@@ -7,9 +7,11 @@ import importlib
 import importlib.metadata
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bench.workload import Function, Upstream
 
@@ -30,13 +32,21 @@ def load(upstream: Sequence[Upstream]) -> tuple[str, Function]:
 
 def _load(upstream: Upstream) -> tuple[str, Function]:
     found = getattr(_library(upstream.library), upstream.name)
-    call = found(**upstream.options) if isinstance(found, type) else None
-    version = importlib.metadata.version(_PACKAGES.get(upstream.library, upstream.library))
+    is_class = isinstance(found, type)
+    call = found(**upstream.options) if is_class else partial(found, **upstream.options)
+    package = upstream.library.partition(".")[0]
+    version = importlib.metadata.version(_PACKAGES.get(package, package))
     source = f"{upstream.library} {version} {upstream.name}"
-    return source, call or partial(found, **upstream.options)
+    return source, partial(_added_up, call) if upstream.adds_up else call
+
+
+def _added_up(call: Function, *args: Any, **named: Any) -> Tensor:
+    return sum(pytree.tree_leaves(call(*args, **named)))
 
 
 def _library(name: str) -> object:
+    if name.startswith("fastloss"):
+        return importlib.import_module(name)
     if name == "torch":
         return torch.nn
     # The loader of the parity tests knows how to import a library without everything its losses do

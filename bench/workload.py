@@ -13,11 +13,13 @@ Function = Callable[..., Any]  # to a tensor, or to a tuple that begins with the
 
 @dataclass(frozen=True)
 class Upstream:
-    """A loss class of another library, built with these options, or a function called with them."""
+    """A loss class of another library, or of a module of fastloss, built with these options, or a
+    function called with them."""
 
     library: str
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    adds_up: bool = False  # it returns several losses, whose sum counts
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Peer:
 @dataclass(frozen=True)
 class Workload:
     """`call` names the function in `bench.baselines.<stem>` and in `fastloss.functional`; both take
-    `options`."""
+    `options`. None: the upstream class is the plain version."""
 
     name: str
     stem: str
-    call: str
+    call: str | None
     options: Mapping[str, Any]
     make_inputs: Callable[[Source, Shape], Inputs]
     sizes: Mapping[str, Shape]
@@ -44,7 +46,7 @@ class Workload:
     upstream: tuple[Upstream, ...] = ()  # the sum of these is the same
     peers: tuple[Peer, ...] = ()
     # What fastloss runs, where that is not one function of `fastloss.functional`.
-    ours: Function | None = None
+    ours: Function | Upstream | None = None
     suite: str = "losses"
     reduces: bool = True  # has an option `reduction`, which the baselines lack: theirs is "mean"
     # How often what gradients are taken for has to be read: twice where the gradient of one element

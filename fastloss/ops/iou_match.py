@@ -42,6 +42,12 @@ def iou_match(
     IoU is I / max(U, eps), each operation rounded once, so that results equal those of PyTorch's
     own operations bit for bit, ties included. Half precision is computed and compared in float32.
 
+    It takes the place of `assign_wrt_overlaps` of mmdet's MaxIoUAssigner, for all images of a batch
+    at once: pos_iou_thr is `positive`, neg_iou_thr `negative`, min_pos_iou `min_positive`,
+    match_low_quality `low_quality`, with ``eps=1e-6``. mmdet's ``gt_inds`` (0 negative, -1 ignored,
+    targets from 1) are ``index + 1``, its ``max_overlaps`` are `iou`. Its gt_max_assign_all=False,
+    ignore_iof_thr and the tuple form of neg_iou_thr are not here.
+
     Args:
         boxes: (B, N, 4), or (N, 4) for the same boxes in all images; x1 y1 x2 y2, floating point.
             A box with a coordinate that is not finite is ignored and counts for no target.
