@@ -57,6 +57,7 @@ def test_module_and_attributes(name):
         "smooth_l1_loss",
         "balanced_l1_loss",
         "l1_loss",
+        "l2_loss",
     ],
 )
 def test_weight_is_the_third_argument(name):

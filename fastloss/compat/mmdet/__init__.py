@@ -60,6 +60,12 @@ from fastloss.compat.mmdet.regression import (
     mse_loss,
     smooth_l1_loss,
 )
+from fastloss.compat.mmdet.tracking import (
+    L2Loss,
+    MarginL2Loss,
+    MultiPosCrossEntropyLoss,
+    l2_loss,
+)
 from fastloss.compat.mmdet.varifocal import VarifocalLoss, varifocal_loss
 
 __all__ = [
@@ -77,7 +83,10 @@ __all__ = [
     "GaussianFocalLoss",
     "IoULoss",
     "L1Loss",
+    "L2Loss",
     "MSELoss",
+    "MarginL2Loss",
+    "MultiPosCrossEntropyLoss",
     "QualityFocalLoss",
     "SIoULoss",
     "SmoothL1Loss",
@@ -95,6 +104,7 @@ __all__ = [
     "giou_loss",
     "iou_loss",
     "l1_loss",
+    "l2_loss",
     "mask_cross_entropy",
     "mse_loss",
     "py_focal_loss_with_prob",
