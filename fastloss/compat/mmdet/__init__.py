@@ -5,6 +5,7 @@ from here too: change the import line, nothing else. Arguments, defaults, values
 exception types are mmdet's. No loss waits for the device.
 """
 
+from fastloss.compat.mmdet.accuracy import Accuracy, accuracy
 from fastloss.compat.mmdet.box_variants import (
     BoundedIoULoss,
     EIoULoss,
@@ -30,6 +31,7 @@ from fastloss.compat.mmdet.cross_entropy import (
     cross_entropy,
     mask_cross_entropy,
 )
+from fastloss.compat.mmdet.embedding import AssociativeEmbeddingLoss, ae_loss_per_image
 from fastloss.compat.mmdet.focal import (
     FocalCustomLoss,
     FocalLoss,
@@ -70,6 +72,8 @@ from fastloss.compat.mmdet.varifocal import VarifocalLoss, varifocal_loss
 
 __all__ = [
     "LOSSES",
+    "Accuracy",
+    "AssociativeEmbeddingLoss",
     "BalancedL1Loss",
     "BoundedIoULoss",
     "CIoULoss",
@@ -91,6 +95,8 @@ __all__ = [
     "SIoULoss",
     "SmoothL1Loss",
     "VarifocalLoss",
+    "accuracy",
+    "ae_loss_per_image",
     "balanced_l1_loss",
     "binary_cross_entropy",
     "bounded_iou_loss",
