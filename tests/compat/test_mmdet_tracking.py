@@ -7,7 +7,7 @@ from parity import assert_parity
 
 from fastloss.compat import mmdet
 from fastloss.compat.mmdet.tracking import l2_loss
-from fastloss.testing import assert_matches
+from fastloss.testing import assert_matches, forbid_host_reads
 
 upstream = references.or_skip(references.mmdet)
 
@@ -177,3 +177,47 @@ def test_margin_l2_computes_with_targets_in_float32():
     target = torch.full((2, 2), 0.1, dtype=torch.float64)
     both = (on_copies(loss, target) for loss in make("MarginL2Loss"))
     assert_parity(*both, draw(2, 2), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("margin", [0.3, 2.0])
+def test_triplet(margin, dtype):
+    losses = make("TripletLoss", margin=margin, loss_weight=2.5)
+    assert_parity(*losses, draw(11, 4) * 2, torch.arange(11) % 4, dtype=dtype)
+
+
+def test_triplet_with_equal_distances():
+    """Corners of squares: the gradient is shared."""
+    corners = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1], [0, 0]], dtype=torch.float64)
+    for label in ([0, 0, 0, 1, 1], [0, 1, 1, 1, 0], [0, 1, 2, 3, 4]):
+        assert_parity(*make("TripletLoss"), corners, torch.tensor(label), dtype=torch.float64)
+
+
+def test_triplet_without_negatives(monkeypatch):
+    ours, theirs = make("TripletLoss")
+    for error, *arguments in (
+        (RuntimeError, draw(5, 3), torch.zeros(5)),
+        (RuntimeError, draw(5, 3), torch.arange(4)),
+        (ValueError, draw(0, 3), torch.arange(0)),
+    ):
+        for loss in (ours, theirs):
+            with pytest.raises(error):
+                loss(*arguments)
+    for loss in make("TripletLoss", hard_mining=False):
+        with pytest.raises(NotImplementedError):
+            loss(draw(5, 3), torch.arange(5))
+    assert type(ours.ranking_loss) is type(theirs.ranking_loss)
+    monkeypatch.setattr("fastloss.compat.mmdet.tracking.values_may_be_read", lambda tensor: False)
+    with forbid_host_reads():
+        lone, good = ours(draw(5, 3), torch.zeros(5)), ours(draw(5, 3), torch.arange(5))
+    assert lone.isnan() and good.isfinite()
+
+
+@pytest.mark.parametrize("name", [*MINED, "MultiPosCrossEntropyLoss"])
+def test_no_host_read(name):
+    pred, target, weight = pairs(5)
+    options = {} if name not in MINED else {"neg_pos_ub": 2, "hard_mining": True}
+    loss = getattr(mmdet, name)(**options)
+    with forbid_host_reads():
+        loss(pred.requires_grad_(), target, weight[:, 0] if not options else weight).backward()
+    assert type(mmdet.build_loss({"type": name})) is type(loss)

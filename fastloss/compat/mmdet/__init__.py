@@ -66,6 +66,7 @@ from fastloss.compat.mmdet.tracking import (
     L2Loss,
     MarginL2Loss,
     MultiPosCrossEntropyLoss,
+    TripletLoss,
     l2_loss,
 )
 from fastloss.compat.mmdet.varifocal import VarifocalLoss, varifocal_loss
@@ -94,6 +95,7 @@ __all__ = [
     "QualityFocalLoss",
     "SIoULoss",
     "SmoothL1Loss",
+    "TripletLoss",
     "VarifocalLoss",
     "accuracy",
     "ae_loss_per_image",

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fastloss import functional
+from fastloss._library import values_may_be_read
 from fastloss.compat.mmdet.reduction import (
     AVG_FACTOR_EPS,
     NativeLoss,
     choose_reduction,
     reduce_and_scale,
+    same_shape,
     weighted_loss,
 )
 from fastloss.compat.mmdet.registry import LOSSES
@@ -68,7 +70,7 @@ class MultiPosCrossEntropyLoss(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         """(N, M), (N, M), (N,) -> scalar, or (N,) for "none"."""
-        _same_shape(cls_score, label)
+        same_shape(cls_score, label)
         reduction = choose_reduction(reduction_override, self.reduction)
         return self._loss(cls_score, label, weight, reduction, avg_factor, self.loss_weight)
 
@@ -96,7 +98,7 @@ def l2_loss(pred: Tensor, target: Tensor) -> NativeLoss:
     Called as ``l2_loss(pred, target, weight=None, reduction="mean", avg_factor=None)``. mmdet's
     package does not export it.
     """
-    _same_shape(pred, target)
+    same_shape(pred, target)
     dtype = torch.promote_types(pred.dtype, target.dtype)
     pred, target = pred.to(dtype), target.to(dtype)
     return NativeLoss(functional.regression_loss, pred, target, pred.shape, {"kind": "mse"})
@@ -167,7 +169,7 @@ class _MinedL2Loss(nn.Module):
         weight: Tensor | None,
         **options: Any,
     ) -> Any:
-        _same_shape(pred, target)
+        same_shape(pred, target)
         if target.requires_grad:
             raise RuntimeError("target must not require a gradient, call detach() on it first")
         dtype = torch.promote_types(pred.dtype, target.dtype)
@@ -233,10 +235,59 @@ class MarginL2Loss(_MinedL2Loss):
         return super().forward(pred, target.float(), weight, avg_factor, reduction_override)
 
 
-def _same_shape(pred: Tensor, target: Tensor) -> None:
-    """AssertionError for different shapes, as in mmdet."""
-    if pred.shape != target.shape:
-        raise AssertionError(
-            "prediction and target must have the same shape, "
-            f"got {tuple(pred.shape)} and {tuple(target.shape)}"
-        )
+@LOSSES.register_module()
+class TripletLoss(nn.Module):
+    """Margin ranking loss of the farthest positive and the nearest negative of each row, times
+    `loss_weight`: mean of max(0, d(i, p) - d(i, n) + margin).
+
+    Rows of one label are positives of each other, a row itself included. The distance of two
+    features is Euclidean, sqrt(max(|a|^2 + |b|^2 - 2 a b, 1e-12)); features in half precision are
+    computed with in float32.
+
+    Source: https://arxiv.org/abs/1703.07737 (batch hard).
+
+    Args:
+        margin: by how much negatives shall be farther than positives.
+        loss_weight: factor of the result.
+        hard_mining: must be True at the call; NotImplementedError otherwise.
+
+    Call: ``loss(inputs, targets)`` -> scalar; features (N, D), labels (N,). Equal distances share
+    the gradient. RuntimeError: a row without negatives, where its label may be read without
+    waiting (on the CPU, and in debug mode); elsewhere the result is NaN. RuntimeError also for
+    shapes that do not fit. ValueError: no rows.
+    """
+
+    def __init__(
+        self, margin: float = 0.3, loss_weight: float = 1.0, hard_mining: bool = True
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.ranking_loss = nn.MarginRankingLoss(margin=margin)
+        self.loss_weight = loss_weight
+        self.hard_mining = hard_mining
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(N, D), (N,) -> scalar."""
+        if not self.hard_mining:
+            raise NotImplementedError("only hard_mining=True is implemented, as in mmdet")
+        return self.hard_mining_triplet_loss_forward(inputs, targets)
+
+    def hard_mining_triplet_loss_forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(N, D), (N,) -> scalar, whatever `hard_mining` is."""
+        rows = len(inputs)
+        if rows == 0:
+            raise ValueError("inputs must have at least one row")
+        same = targets.expand(rows, rows)
+        same = same == same.t()
+        alone = same.all(1)  # (N,): without negatives
+        if values_may_be_read(alone) and alone.any():
+            raise RuntimeError("targets must have a row of another label for each row")
+
+        x = inputs.float() if inputs.dtype.itemsize < 4 else inputs
+        norms = x.square().sum(1, keepdim=True)  # (N, 1)
+        squares = torch.addmm(norms + norms.t(), x, x.t(), alpha=-2)
+        distance = squares.clamp(min=1e-12).sqrt()  # (N, N)
+        farthest = distance.masked_fill(~same, -torch.inf).amax(1)
+        nearest = distance.masked_fill(same, torch.inf).amin(1).masked_fill(alone, torch.nan)
+        loss = self.ranking_loss(nearest, farthest, torch.ones_like(nearest))
+        return self.loss_weight * loss.to(inputs.dtype)
