@@ -44,6 +44,7 @@ from fastloss.compat.mmdet.gaussian_focal import (
     gaussian_focal_loss,
     gaussian_focal_loss_with_pos_inds,
 )
+from fastloss.compat.mmdet.pisa import carl_loss, isr_p
 from fastloss.compat.mmdet.quality_focal import (
     QualityFocalLoss,
     quality_focal_loss,
@@ -103,6 +104,7 @@ __all__ = [
     "binary_cross_entropy",
     "bounded_iou_loss",
     "build_loss",
+    "carl_loss",
     "ciou_loss",
     "cross_entropy",
     "diou_loss",
@@ -111,6 +113,7 @@ __all__ = [
     "gaussian_focal_loss_with_pos_inds",
     "giou_loss",
     "iou_loss",
+    "isr_p",
     "l1_loss",
     "l2_loss",
     "mask_cross_entropy",

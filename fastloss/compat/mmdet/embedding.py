@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastloss.compat.mmdet.registry import LOSSES
+from fastloss.reference._reduce import compute_dtype
 
 # ((y, x) of the top-left corner, (y, x) of the bottom-right one), integers
 Corners = Sequence[Sequence[int]]
@@ -69,7 +70,7 @@ def _pull_and_push(
     corners, table, counts = _indices(match, tl)  # (5, K), (B, M), (B,)
     image, tl_y, tl_x, br_y, br_x = corners
     e, f = tl[image, :, tl_y, tl_x], br[image, :, br_y, br_x]  # (K, C) each
-    e, f = (x.float() if x.dtype.itemsize < 4 else x for x in (e, f))
+    e, f = (x.to(compute_dtype(x)) for x in (e, f))
     mean = (e + f) / 2
     rows = counts * tl.shape[1]  # (B,)
     pull = ((e - mean).square() + (f - mean).square()) / rows[image, None]

@@ -22,6 +22,7 @@ from fastloss.compat.mmdet.reduction import (
 )
 from fastloss.compat.mmdet.registry import LOSSES
 from fastloss.ops.embedding_distance import mined_weight
+from fastloss.reference._reduce import compute_dtype
 
 
 @LOSSES.register_module()
@@ -283,7 +284,7 @@ class TripletLoss(nn.Module):
         if values_may_be_read(alone) and alone.any():
             raise RuntimeError("targets must have a row of another label for each row")
 
-        x = inputs.float() if inputs.dtype.itemsize < 4 else inputs
+        x = inputs.to(compute_dtype(inputs))
         norms = x.square().sum(1, keepdim=True)  # (N, 1)
         squares = torch.addmm(norms + norms.t(), x, x.t(), alpha=-2)
         distance = squares.clamp(min=1e-12).sqrt()  # (N, N)
