@@ -37,18 +37,19 @@ def softmax(score, label, reduction_override):
 
 
 def case(per_class=False, columns=4, background=C):
-    """Three images of 20 rows; the second has no positive; objects (0, 2, 2), then (0, 1, ...)."""
+    """Four images of 15 rows; the second has no positive. With 2 objects in the third, those of the
+    fourth, all of class 0, get the numbers of objects of the first, one of that class, one not."""
     g = torch.Generator().manual_seed(7)
 
     def rand(*shape):
         return torch.rand(shape, generator=g, dtype=torch.float64)
 
     objects, labels = [], torch.full((60,), background)
-    for image, count in enumerate((11, 0, 13)):
-        rows = 20 * image + torch.randperm(20, generator=g)[:count].sort().values
-        found = torch.randint(0, 4, (count,), generator=g)
+    for image, (count, most) in enumerate(((9, 4), (0, 4), (6, 2), (11, 3))):
+        rows = 15 * image + torch.randperm(15, generator=g)[:count].sort().values
+        found = torch.randint(0, most, (count,), generator=g)
         objects.append(SimpleNamespace(pos_assigned_gt_inds=found))
-        labels[rows] = found % 3  # objects 0 and 3 are of one class
+        labels[rows] = found % 2 if image < 3 else 0
     corner = rand(60, 2)
     rois = torch.cat((corner, corner + 0.2 + rand(60, 2)), 1)
     rois = torch.cat((torch.zeros(60, 1), rois), 1)[:, 5 - columns :]
