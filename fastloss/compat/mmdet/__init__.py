@@ -31,6 +31,7 @@ from fastloss.compat.mmdet.cross_entropy import (
     cross_entropy,
     mask_cross_entropy,
 )
+from fastloss.compat.mmdet.ddq import DDQAuxLoss
 from fastloss.compat.mmdet.embedding import AssociativeEmbeddingLoss, ae_loss_per_image
 from fastloss.compat.mmdet.focal import (
     FocalCustomLoss,
@@ -81,6 +82,7 @@ __all__ = [
     "CIoULoss",
     "CrossEntropyCustomLoss",
     "CrossEntropyLoss",
+    "DDQAuxLoss",
     "DIoULoss",
     "EIoULoss",
     "FocalCustomLoss",
