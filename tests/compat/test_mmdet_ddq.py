@@ -58,11 +58,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("counts", COUNTS, ids=str)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_equals_mmdet(options, counts):
-    ours, theirs = make(**options)
-    scores, preds, targets, labels, metas = case(counts)
+def compare_targets(ours, theirs, scores, preds, targets, labels, metas):
     arguments = (scores, preds, targets, metas, labels)
     found, expected = ours.get_targets(*arguments), theirs.get_targets(*arguments)
     for kind, (values, wanted) in enumerate(zip(found, expected, strict=True)):
@@ -72,9 +68,22 @@ def test_equals_mmdet(options, counts):
                 assert torch.equal(actual, exact)
             else:
                 assert_as_exact(actual, exact, exact, torch.float32)
+
+
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_equals_mmdet(options, counts):
+    ours, theirs = make(**options)
+    compare_targets(ours, theirs, *case(counts))
     everything = case(counts)
     for actual, exact in zip(*(evaluate(loss, everything) for loss in (ours, theirs))):
         assert_as_exact(actual, exact, exact, torch.float32, scale=1.0)
+
+
+def test_boxes_below_the_floor_of_unions():
+    scores, preds, targets, *others = case((3, 4))
+    tiny = (scores, preds * 1.5e-5, [x * 1.5e-5 for x in targets], *others)
+    compare_targets(*make(iou_cost={"type": "IoUCost", "weight": 90.0}), *tiny)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
@@ -96,7 +105,8 @@ def test_more_targets_than_predictions():
     found = loss.get_targets(scores, preds, targets, metas, labels)
     assert torch.all(found[0][0] == C) and torch.all(found[1][0] == 1) and not found[3][0].any()
     assert (found[0][1] < C).sum() == 16
-    assert all(x.isfinite().all() for x in evaluate(loss, case((P + 1, 2))))
+    for counts in ((P + 1, 2), (P + 1,)):
+        assert all(x.isfinite().all() for x in evaluate(loss, case(counts)))
 
 
 def test_no_host_read():
