@@ -38,7 +38,7 @@ class MultiPosCrossEntropyLoss(nn.Module):
 
     Call: ``loss(cls_score, label, weight=None, avg_factor=None, reduction_override=None)`` ->
     scalar, or (N,) for "none"; similarities (N, M) of any dtype, labels (N, M), weight (N,) or what
-    broadcasts against it, used in float32. Labels >= 1 are positives, 0 negatives; as in mmdet,
+    broadcasts against it. Labels >= 1 are positives, 0 negatives; as in mmdet,
     others are both, with a similarity of 0 and without a gradient. Further keywords are ignored.
     Time and memory are those of reading N x M numbers (mmdet: N x M x M).
     AssertionError: different shapes, a wrong `reduction_override`. ValueError: avg_factor with
@@ -88,7 +88,6 @@ class MultiPosCrossEntropyLoss(nn.Module):
         target = label if label.dtype == torch.bool else label.clamp(max=1)
         loss = functional.multi_positive_cross_entropy
         rows = NativeLoss(loss, pred, target, pred.shape[:1], {"others_in_both": True})
-        weight = weight if weight is None else weight.float()
         return reduce_and_scale(rows, weight, reduction, avg_factor, loss_weight)
 
 
@@ -218,7 +217,8 @@ class L2Loss(_MinedL2Loss):
 
 @LOSSES.register_module()
 class MarginL2Loss(_MinedL2Loss):
-    """`L2Loss` with target and weight in float32, whatever they are given in.
+    """`L2Loss` with target and weight of integers or half precision in float32, and so the result
+    of such. (mmdet rounds float64 to float32 too; here it is kept.)
 
     Args, call and errors as there.
     """
@@ -232,8 +232,11 @@ class MarginL2Loss(_MinedL2Loss):
         reduction_override: str | None = None,
     ) -> Tensor:
         """(N, M), (N, M), (N, M) or None -> scalar, or (N, M) for "none"."""
-        weight = weight if weight is None else weight.float()
-        return super().forward(pred, target.float(), weight, avg_factor, reduction_override)
+        target, weight = (
+            x if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+            for x in (target, weight)
+        )
+        return super().forward(pred, target, weight, avg_factor, reduction_override)
 
 
 @LOSSES.register_module()
