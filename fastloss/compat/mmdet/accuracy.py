@@ -36,6 +36,7 @@ def accuracy(
             )
         if most > pred.shape[1]:
             raise AssertionError(f"topk must be at most {pred.shape[1]}, got {most}")
+        # Also for one class: of equal scores `max` would choose another.
         scores, classes = pred.detach().topk(most, dim=1)  # (N, most) each
         correct = classes == target[:, None]
         if thresh is not None:

@@ -28,7 +28,9 @@ TRAIN_CFG = {"assigner": {"type": "TopkHungarianAssigner", "topk": 8}, "alpha": 
 class DDQAuxLoss(nn.Module):
     """Loss of the dense queries of DDQ DETR, each target assigned to several of them.
 
-    Targets are assigned by `TopkHungarianAssigner`. The quality of a pair is score * IoU^6, and
+    Targets are assigned by `TopkHungarianAssigner`, for all images in one call of
+    `fastloss.functional.linear_assignment` (which makes a GPU wait for a transfer each way; nothing
+    else does). The quality of a pair is score * IoU^6, and
     with the largest quality and IoU of its target, q / (max q + 1e-7) max IoU.
 
     Source: https://arxiv.org/abs/2303.12776.
