@@ -49,7 +49,6 @@ def evaluate(loss, case):
 
 COUNTS = [(3, 0, 4), (30, 7), (0, 0), (1,)]
 OPTIONS = [
-    {},
     {"topk": 1},
     {"topk": 3, "cls_cost": {"type": "FocalLossCost", "alpha": 0.5, "gamma": 1.5, "eps": 1e-3}},
     {"cls_cost": {"type": "ClassificationCost", "weight": 3.0}},
@@ -70,8 +69,11 @@ def compare_targets(ours, theirs, scores, preds, targets, labels, metas):
                 assert_as_exact(actual, exact, exact, torch.float32)
 
 
-@pytest.mark.parametrize("counts", COUNTS, ids=str)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "options, counts",
+    [*(({}, counts) for counts in COUNTS), *((options, (3, 0, 4)) for options in OPTIONS)],
+    ids=str,
+)
 def test_equals_mmdet(options, counts):
     ours, theirs = make(**options)
     compare_targets(ours, theirs, *case(counts))

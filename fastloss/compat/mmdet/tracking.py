@@ -39,7 +39,8 @@ class MultiPosCrossEntropyLoss(nn.Module):
     Call: ``loss(cls_score, label, weight=None, avg_factor=None, reduction_override=None)`` ->
     scalar, or (N,) for "none"; similarities (N, M) of any dtype, labels (N, M), weight (N,) or what
     broadcasts against it. Labels >= 1 are positives, 0 negatives; as in mmdet, others are both,
-    with a similarity of 0 and without a gradient. Further keywords are ignored. Time and memory are those of reading N x M numbers (mmdet: N x M x M).
+    with a similarity of 0 and without a gradient. Further keywords are ignored. Time
+    and memory are those of reading N x M numbers (mmdet: N x M x M).
     AssertionError: different shapes, a wrong `reduction_override`. ValueError: avg_factor with
     "sum", shapes that are not (N, M).
     """
