@@ -87,6 +87,8 @@ def _numbers():
         (F.embedding_distance, "pos_margin", "", None),
         (F.embedding_distance, "neg_margin", "", None),
         (F.embedding_distance, "min_count", ">= 0", -0.5),
+        (F.embedding_distance, "min_positives", ">= 0", -0.5),
+        (F.embedding_distance, "count_eps", ">= 0", -0.5),
     ):
         for value in (float("nan"), float("inf"), -float("inf"), 10**400):
             yield function, {name: value}, ValueError, f"{name} must be finite, got {value}"

@@ -37,7 +37,14 @@ MODULES = {
     ),
     losses.EmbeddingDistanceLoss: (
         F.embedding_distance,
-        {"neg_pos_ub": 0.4, "pos_margin": 0.1, "neg_margin": 0.2, "min_count": 0.0},
+        {
+            "neg_pos_ub": 0.4,
+            "pos_margin": 0.1,
+            "neg_margin": 0.2,
+            "min_count": 0.0,
+            "min_positives": 3.0,
+            "count_eps": 0.5,
+        },
     ),
 }
 

@@ -110,7 +110,7 @@ struct EmbeddingKernel {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> embedding_distance_negatives(
     Tensor pred, Tensor target, std::optional<Tensor> weight, double neg_margin, double neg_pos_ub,
-    double min_count) {
+    double min_count, double min_positives) {
   const int64_t count = pred.numel();
   const bool wide = pred.scalar_type() == ScalarType::Double;
   const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
@@ -137,7 +137,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> embedding_distance_negatives(
       total.negatives += static_cast<double>(c.negatives);
       total.weighted += static_cast<double>(c.weighted);
     }
-    const double most = std::min(std::floor(std::max(total.positives, 1.0) * neg_pos_ub),
+    const double most = std::min(std::floor(std::max(total.positives, min_positives) * neg_pos_ub),
                                  static_cast<double>(count));
     *static_cast<int64_t*>(limit.mutable_data_ptr()) = static_cast<int64_t>(most);
     *static_cast<double*>(left.mutable_data_ptr()) =

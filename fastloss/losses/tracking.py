@@ -28,6 +28,8 @@ class EmbeddingDistanceLoss(FunctionalLoss):
         hard_mining: bool = True,
         reduction: str = "mean",
         min_count: float = 1.0,
+        min_positives: float = 1.0,
+        count_eps: float = 0.0,
     ):
         super().__init__(
             neg_pos_ub=neg_pos_ub,
@@ -36,4 +38,6 @@ class EmbeddingDistanceLoss(FunctionalLoss):
             hard_mining=hard_mining,
             reduction=reduction,
             min_count=min_count,
+            min_positives=min_positives,
+            count_eps=count_eps,
         )

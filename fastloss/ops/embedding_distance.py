@@ -11,7 +11,7 @@ from .hard_negative_mask import hard_negative_mask
 _negatives = register(
     "embedding_distance_negatives",
     "(Tensor pred, Tensor target, Tensor? weight, float neg_margin, float neg_pos_ub, "
-    "float min_count)",
+    "float min_count, float min_positives)",
     reference.negatives,
     returns="(Tensor, Tensor, Tensor, Tensor)",
 )
@@ -37,6 +37,8 @@ def embedding_distance(
     reduction: str = "mean",
     avg_factor: float | Tensor | None = None,
     min_count: float = 1.0,
+    min_positives: float = 1.0,
+    count_eps: float = 0.0,
 ) -> Tensor:
     r"""Squared error of the similarities of pairs of embeddings, of which few are negatives.
 
@@ -55,8 +57,7 @@ def embedding_distance(
         target: The shape of `pred`, bool or any numbers; 1 is a positive pair, 0 a negative one.
         weight: Broadcasts to the shape of `pred`. A pair whose weight is not above 0 is invalid:
             it is neither positive nor negative, and its target counts as -1.
-        neg_pos_ub: Most negatives for each positive (for one, if there is none), rounded down in
-            total; 0 or less: no limit.
+        neg_pos_ub: Most negatives for each positive, rounded down in total; 0 or less: no limit.
         pos_margin, neg_margin: Subtracted from positives and from negatives where above 0.
         hard_mining: Keep the negatives with the largest loss, of equal ones the first in row-major
             order; False: random ones, by torch's generator of the device.
@@ -64,6 +65,9 @@ def embedding_distance(
         avg_factor: Number or 0-d tensor that replaces the divisor of "mean".
         min_count: Least divisor of "mean", >= 0; with 0 the mean over no counting pair is NaN, or
             infinite where weights are below 0.
+        min_positives: Least number of positives that `neg_pos_ub` counts, >= 0; with 0 no negative
+            is kept where there is no positive, as in mmdet.
+        count_eps: Added in float32 to the number of pairs that count, >= 0, as in mmdet.
 
     Returns:
         A scalar, or the shape of `pred` for "none", in the input's dtype (float32 for half inputs
@@ -73,14 +77,16 @@ def embedding_distance(
     Raises:
         TypeError: an argument is not a tensor of such a dtype, not a number, or not a bool.
         ValueError: wrong shape, device or reduction, a target that requires a gradient, negative
-            avg_factor or min_count, or avg_factor with "sum".
+            avg_factor, min_count, min_positives or count_eps, or avg_factor with "sum".
     """
     pred, target, weight, margins = _checked(pred, target, weight, pos_margin, neg_margin)
     given, divisor = check.divisor(reduction, avg_factor, "pred", pred)
     least = check.at_least("min_count", min_count, 0)
-    kept, left = _mined(pred, target, weight, margins[1], neg_pos_ub, hard_mining, least)
+    eps = check.at_least("count_eps", count_eps, 0)
+    mining = (neg_pos_ub, hard_mining, least, min_positives)
+    kept, left = _mined(pred, target, weight, margins[1], *mining)
     if avg_factor is None and reduction == "mean":
-        given = left
+        given = left.float() + eps if eps else left
     options = (*margins, divisor, reduction, check.under_autocast(pred))
     return _loss(pred, target, weight, kept, given, *options)
 
@@ -94,12 +100,14 @@ def mined_weight(
     pos_margin: float = 0.0,
     neg_margin: float = 0.3,
     hard_mining: bool = True,
+    min_positives: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `embedding_distance` computes its loss from: the predictions less their margins, in
     [0, 1]; the weights, 0 for the negatives that are not kept; and how many of them are above 0,
     a 0-d tensor. Arguments as there; differentiable in pred and weight."""
     pred, target, weight, margins = _checked(pred, target, weight, pos_margin, neg_margin)
-    kept, left = _mined(pred, target, weight, margins[1], neg_pos_ub, hard_mining, 0.0)
+    mining = (neg_pos_ub, hard_mining, 0.0, min_positives)
+    kept, left = _mined(pred, target, weight, margins[1], *mining)
     positive, negative, _ = reference.roles(pred, target, weight)
     inside = reference.shifted(pred, positive, negative, *margins).clamp(0, 1)
     weight = torch.ones_like(pred) if weight is None else weight
@@ -132,14 +140,17 @@ def _mined(
     neg_pos_ub: float,
     hard_mining: bool,
     min_count: float,
+    min_positives: float,
 ) -> tuple[Tensor | None, Tensor]:
     """Which of the negatives are kept, None for all; how many pairs count, or `min_count`."""
     check.flag("hard_mining", hard_mining)
+    fewest = check.at_least("min_positives", min_positives, 0)
     has_limit = check.number("neg_pos_ub", neg_pos_ub) > 0
-    # More for each positive than there are pairs is no limit.
-    most = float(neg_pos_ub) if has_limit else max(pred.numel(), 1)
+    # More for each positive, of which at least one counts, than there are pairs is no limit.
+    most, fewest = (neg_pos_ub, fewest) if has_limit else (max(pred.numel(), 1), 1.0)
     values = (x if x is None else x.detach() for x in (pred, target, weight))
-    hardness, negative, limit, left = _negatives(*values, neg_margin, float(most), min_count)
+    counting = (neg_margin, float(most), min_count, fewest)
+    hardness, negative, limit, left = _negatives(*values, *counting)
     if not has_limit:
         return None, left
     if not hard_mining:

@@ -7,12 +7,13 @@ identity), 0 for a negative one; w (*) are weights, 1 if not given. A pair whose
 
     l = (clamp(x - m, 0, 1) - t)^2
 
-whose derivative by x is 0 outside of [0, 1] and at NaN. At most floor(max(1, #positives)
-neg_pos_ub) negatives are kept (`negatives` counts); the loss of the others is 0, whatever they are.
-The sum is divided by how many pairs with a weight above 0 are left, at least `min_count` of them.
-Reduction: `_reduce`.
+whose derivative by x is 0 outside of [0, 1] and at NaN. At most floor(max(#positives,
+`min_positives`) neg_pos_ub) negatives are kept (`negatives` counts); the loss of the others is 0,
+whatever they are. The sum is divided by how many pairs with a weight above 0 are left, at least
+`min_count` of them. Reduction: `_reduce`.
 
-Source: vis4d 1.0.0 `op/loss/embedding_distance.py`.
+Sources: vis4d 1.0.0 `op/loss/embedding_distance.py`; mmdet 3.3.0 `losses/{l2,margin}_loss.py`,
+with a `min_positives` of 0.
 """
 
 import torch
@@ -44,13 +45,14 @@ def negatives(
     neg_margin: float,
     neg_pos_ub: float,
     min_count: float,
+    min_positives: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """How hard the negatives are (*), 0 for other pairs; which they are (*) bool; how many are kept
     (1,) int64; how many pairs with a weight above 0 are left then, at least `min_count`, ()
     float64."""
     positive, negative, _ = roles(pred, target, weight)
     x = shifted(pred.to(compute_dtype(pred)), positive, negative, 0.0, neg_margin).clamp(0, 1)
-    limit = positive.sum(dtype=torch.float64).clamp(min=1) * neg_pos_ub
+    limit = positive.sum(dtype=torch.float64).clamp(min=min_positives) * neg_pos_ub
     limit = limit.floor().clamp(max=pred.numel()).long()
     ones = torch.ones_like(negative) if weight is None else weight.to(x.dtype) > 0
     left = ones.sum() - (negative.sum() - limit).clamp(min=0)

@@ -54,20 +54,21 @@ def mmdet() -> types.SimpleNamespace:
     for name in (*packages, f"{task_modules}.assigners"):
         _stand_in(name, package.joinpath(*name.split(".")[1:]))
     bbox = sys.modules["mmdet.structures.bbox"]
-    bbox.BaseBoxes = object
+    bbox.BaseBoxes = type("BaseBoxes", (), {})
     for name in ("bbox_overlaps", "transforms"):
         vars(bbox).update(_defined_in(importlib.import_module(f"{bbox.__name__}.{name}")))
 
-    registry = types.SimpleNamespace(register_module=lambda *args, **kwargs: lambda cls: cls)
+    registry = _Registry()
     _stand_in("mmdet.registry", MODELS=registry, TASK_UTILS=registry)
     _stand_in("mmdet.utils", reduce_mean=lambda tensor: tensor)
-    _stand_in("mmdet.models.utils", multi_apply=None)
+    _stand_in("mmdet.models.utils", multi_apply=_multi_apply)
     _stand_in("mmdet.models.task_modules.coders", BaseBBoxCoder=object)
     _stand_in("mmdet.models.task_modules.samplers", SamplingResult=object)
     _stand_in("mmengine")
     _stand_in("mmengine.logging", print_log=print)
     _stand_in("mmengine.model", BaseModule=torch.nn.Module)
-    _stand_in("mmengine.structures", BaseDataElement=object, InstanceData=types.SimpleNamespace)
+    instances = types.SimpleNamespace
+    _stand_in("mmengine.structures", BaseDataElement=instances, InstanceData=instances)
     _stand_in("mmcv")
     _stand_in("mmcv.ops", sigmoid_focal_loss=_mmcv_sigmoid_focal_loss)
 
@@ -124,20 +125,39 @@ def _matching_cost(
     return result
 
 
+class _Registry(dict):
+    """Classes by name: what mmdet registers, builds."""
+
+    def register_module(self, *args: Any, **kwargs: Any) -> Callable[[type], type]:
+        return lambda cls: self.setdefault(cls.__name__, cls)
+
+    def build(self, config: dict[str, Any]) -> Any:
+        return self[config["type"]](**{k: v for k, v in config.items() if k != "type"})
+
+
+def _multi_apply(function: Callable[..., Any], *args: Any) -> tuple[list, ...]:
+    return tuple(map(list, zip(*map(function, *args), strict=True)))
+
+
 @functools.cache
 def mmdet_assigners() -> types.SimpleNamespace:
-    """mmdet.models.task_modules.assigners 3.3.0: MaxIoUAssigner."""
+    """mmdet.models.task_modules 3.3.0: MaxIoUAssigner, TopkHungarianAssigner, PseudoSampler."""
     mmdet()  # for the stand-ins and bbox_overlaps
     package = _locate("mmdet", "3.3.0")
-    folder = "mmdet.models.task_modules.assigners"
-    _stand_in(folder, package.joinpath(*folder.split(".")[1:]))
-    _stand_in("mmengine.structures", BaseDataElement=object, InstanceData=object)
-    sys.modules["mmdet.utils"].util_mixins = types.SimpleNamespace(NiceRepr=object)
+    folder = "mmdet.models.task_modules"
+    utils = sys.modules["mmdet.utils"]
+    utils.util_mixins, utils.ConfigType = types.SimpleNamespace(NiceRepr=object), dict
+    _stand_in("mmdet.utils.util_random", ensure_rng=None)
     sys.modules["mmdet.structures.bbox"].get_box_tensor = lambda boxes: boxes
-    calculator = importlib.import_module(f"{folder}.iou2d_calculator").BboxOverlaps2D
-    sys.modules["mmdet.registry"].TASK_UTILS.build = lambda config: calculator()
-    assigner = importlib.import_module(f"{folder}.max_iou_assigner")
-    return types.SimpleNamespace(MaxIoUAssigner=assigner.MaxIoUAssigner)
+    assigners = sys.modules[f"{folder}.assigners"]
+    results = importlib.import_module(f"{folder}.assigners.assign_result")
+    assigners.AssignResult = results.AssignResult
+    samplers = sys.modules[f"{folder}.samplers"]
+    samplers.__path__ = [str(package / "models" / "task_modules" / "samplers")]
+    names = "assigners.iou2d_calculator assigners.max_iou_assigner"
+    names += " assigners.topk_hungarian_assigner samplers.pseudo_sampler"
+    modules = (importlib.import_module(f"{folder}.{name}") for name in names.split())
+    return types.SimpleNamespace(**{k: v for m in modules for k, v in _defined_in(m).items()})
 
 
 @functools.cache

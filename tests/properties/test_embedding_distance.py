@@ -21,13 +21,14 @@ pairs = st.lists(
 )
 limits = st.sampled_from((-1.0, 0.0, 0.4, 1.0, 1.5, 3.0, 1e300))
 margins = st.sampled_from((-1.0, 0.0, 0.2, 0.3))
+fewest = st.sampled_from((0.0, 1.0, 2.0))
 
 
 def columns(rows):
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(1)
 
 
-def expected(rows, limit, pos_margin, neg_margin):
+def expected(rows, limit, pos_margin, neg_margin, fewest):
     """Losses of pairs, weighted; the predictions and weights they are made of; the divisor."""
     inside, targets, weights, negatives = [], [], [], []
     for i, (x, t, w) in enumerate(rows):
@@ -38,17 +39,19 @@ def expected(rows, limit, pos_margin, neg_margin):
         if w > 0 and t == 0:
             negatives.append(i)
     positives = sum(w > 0 and t == 1 for _, t, w in rows)
-    if limit > 0 and len(negatives) > max(positives, 1) * limit:
+    most = max(positives, fewest) * limit
+    if limit > 0 and len(negatives) > most:
         hardest = sorted(negatives, key=lambda i: (-inside[i], i))
-        for i in hardest[int(max(positives, 1) * limit) :]:
+        for i in hardest[int(most) :]:
             weights[i] = 0.0
     losses = [w * (x - t) ** 2 for x, t, w in zip(inside, targets, weights)]
     return losses, inside, weights, sum(w > 0 for w in weights)
 
 
-@given(pairs, limits, margins, margins, layouts)
-def test_equals_a_loop_over_the_pairs(rows, limit, pos_margin, neg_margin, layout):
+@given(pairs, limits, margins, margins, fewest, layouts)
+def test_equals_a_loop_over_the_pairs(rows, limit, pos_margin, neg_margin, fewest, layout):
     options = {"neg_pos_ub": limit, "pos_margin": pos_margin, "neg_margin": neg_margin}
+    options["min_positives"] = fewest
     pred, target, weight = map(layout, columns(rows))
     rows = list(zip(pred.tolist(), target.tolist(), weight.tolist()))  # some layouts repeat
     losses, inside, weights, left = expected(rows, *options.values())
@@ -56,12 +59,15 @@ def test_equals_a_loop_over_the_pairs(rows, limit, pos_margin, neg_margin, layou
         with implementation(language) if language == "reference" else torch.enable_grad():
             none = F.embedding_distance(pred, target, weight, **options, reduction="none")
             mean = F.embedding_distance(pred, target, weight, **options)
+            more = F.embedding_distance(pred, target, weight, **options, count_eps=0.5)
             bare = F.embedding_distance(pred, target, weight, **options, min_count=0.0)
             mined = mined_weight(pred, target, weight, **options)
         assert_matches(none, torch.tensor(losses, dtype=torch.float64), scale=1e-12)
         assert_matches(
             mean, torch.tensor(sum(losses) / max(left, 1), dtype=torch.float64), scale=1e-12
         )
+        if left:
+            assert_matches(more * (left + 0.5), mean * left, scale=1e-12)
         assert torch.equal(bare, mean) if left else not bare.isfinite()
         assert_matches(mined[0], torch.tensor(inside, dtype=torch.float64))
         assert mined[1].tolist() == weights and mined[2] == left

@@ -150,6 +150,7 @@ def negatives(
     neg_margin: float,
     neg_pos_ub: float,
     min_count: float,
+    min_positives: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n = pred.numel()
     hardness = pred.new_empty(pred.shape, dtype=common.compute_dtype(pred))
@@ -164,7 +165,7 @@ def negatives(
             W_MODE=w.mode, DTYPE=common.language_dtype(pred), BLOCK=common.BLOCK,
         )  # fmt: skip
     positive, negative, weighted = counts.sum(1).double().unbind()
-    limit = (positive.clamp(min=1) * neg_pos_ub).floor().clamp(max=n)
+    limit = (positive.clamp(min=min_positives) * neg_pos_ub).floor().clamp(max=n)
     left = (weighted - (negative - limit).clamp(min=0)).clamp(min=min_count)
     return hardness, flags.view(torch.bool), limit.long().reshape(1), left
 

@@ -5,6 +5,7 @@ from here too: change the import line, nothing else. Arguments, defaults, values
 exception types are mmdet's. No loss waits for the device.
 """
 
+from fastloss.compat.mmdet.accuracy import Accuracy, accuracy
 from fastloss.compat.mmdet.box_variants import (
     BoundedIoULoss,
     EIoULoss,
@@ -30,6 +31,8 @@ from fastloss.compat.mmdet.cross_entropy import (
     cross_entropy,
     mask_cross_entropy,
 )
+from fastloss.compat.mmdet.ddq import DDQAuxLoss
+from fastloss.compat.mmdet.embedding import AssociativeEmbeddingLoss, ae_loss_per_image
 from fastloss.compat.mmdet.focal import (
     FocalCustomLoss,
     FocalLoss,
@@ -42,6 +45,7 @@ from fastloss.compat.mmdet.gaussian_focal import (
     gaussian_focal_loss,
     gaussian_focal_loss_with_pos_inds,
 )
+from fastloss.compat.mmdet.pisa import carl_loss, isr_p
 from fastloss.compat.mmdet.quality_focal import (
     QualityFocalLoss,
     quality_focal_loss,
@@ -60,15 +64,25 @@ from fastloss.compat.mmdet.regression import (
     mse_loss,
     smooth_l1_loss,
 )
+from fastloss.compat.mmdet.tracking import (
+    L2Loss,
+    MarginL2Loss,
+    MultiPosCrossEntropyLoss,
+    TripletLoss,
+    l2_loss,
+)
 from fastloss.compat.mmdet.varifocal import VarifocalLoss, varifocal_loss
 
 __all__ = [
     "LOSSES",
+    "Accuracy",
+    "AssociativeEmbeddingLoss",
     "BalancedL1Loss",
     "BoundedIoULoss",
     "CIoULoss",
     "CrossEntropyCustomLoss",
     "CrossEntropyLoss",
+    "DDQAuxLoss",
     "DIoULoss",
     "EIoULoss",
     "FocalCustomLoss",
@@ -77,15 +91,22 @@ __all__ = [
     "GaussianFocalLoss",
     "IoULoss",
     "L1Loss",
+    "L2Loss",
     "MSELoss",
+    "MarginL2Loss",
+    "MultiPosCrossEntropyLoss",
     "QualityFocalLoss",
     "SIoULoss",
     "SmoothL1Loss",
+    "TripletLoss",
     "VarifocalLoss",
+    "accuracy",
+    "ae_loss_per_image",
     "balanced_l1_loss",
     "binary_cross_entropy",
     "bounded_iou_loss",
     "build_loss",
+    "carl_loss",
     "ciou_loss",
     "cross_entropy",
     "diou_loss",
@@ -94,7 +115,9 @@ __all__ = [
     "gaussian_focal_loss_with_pos_inds",
     "giou_loss",
     "iou_loss",
+    "isr_p",
     "l1_loss",
+    "l2_loss",
     "mask_cross_entropy",
     "mse_loss",
     "py_focal_loss_with_prob",

@@ -72,6 +72,8 @@ def samples() -> Iterator[Sample]:
     yield _sample("ties", (pred * 4).round() / 4, target, "edge", reduction="none")
     yield _sample("one-kind", pred, torch.ones_like(pred), "edge")
     yield _sample("no-positives", pred, torch.zeros_like(pred), "edge")
+    mmdet = {"min_count": 0.0, "min_positives": 0.0, "count_eps": 2**-23}
+    yield _sample("no-positives-mmdet", pred, torch.zeros_like(pred), "edge", **mmdet)
     yield _sample("all-invalid", pred, target, "edge", weight=-weight)
     for name, w in (("0-over-0", 0 * weight), ("infinite", -weight)):
         yield _sample(name, pred, target, "edge", weight=w, min_count=0.0)

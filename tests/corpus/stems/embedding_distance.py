@@ -31,6 +31,7 @@ def _cases(draw: st.DrawFn) -> Case:
         "neg_pos_ub": draw(st.sampled_from((-1.0, 0.3, 1.0, 3.0, 1e300))),
         "pos_margin": draw(st.sampled_from((-1.0, 0.0, 0.25))),
         "neg_margin": draw(st.sampled_from((0.0, 0.25))),
+        "min_positives": draw(st.sampled_from((0.0, 1.0))),
         **draw(reductions()),
     }
     constant = ("target", "avg_factor")
