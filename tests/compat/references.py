@@ -65,7 +65,7 @@ def mmdet() -> types.SimpleNamespace:
     _stand_in("mmdet.models.task_modules.coders", BaseBBoxCoder=object)
     _stand_in("mmdet.models.task_modules.samplers", SamplingResult=object)
     _stand_in("mmengine")
-    _stand_in("mmengine.logging", print_log=print)
+    _stand_in("mmengine.logging", print_log=lambda *args, **kwargs: None)
     _stand_in("mmengine.model", BaseModule=torch.nn.Module)
     _stand_in("mmengine.structures", BaseDataElement=object, InstanceData=types.SimpleNamespace)
     _stand_in("mmcv")

@@ -23,12 +23,14 @@ from fastloss.compat.mmdet.boxes import (
     giou_loss,
     iou_loss,
 )
+from fastloss.compat.mmdet.eqlv2 import EQLV2Loss
 from fastloss.compat.mmdet.focal import (
     FocalLoss,
     py_focal_loss_with_prob,
     py_sigmoid_focal_loss,
     sigmoid_focal_loss,
 )
+from fastloss.compat.mmdet.ghm import GHMC, GHMR
 from fastloss.compat.mmdet.reduction import reduce_loss, weight_reduce_loss, weighted_loss
 from fastloss.compat.mmdet.registry import LOSSES, build_loss
 from fastloss.compat.mmdet.regression import (
@@ -43,12 +45,15 @@ from fastloss.compat.mmdet.regression import (
 )
 
 __all__ = [
+    "GHMC",
+    "GHMR",
     "LOSSES",
     "BalancedL1Loss",
     "BoundedIoULoss",
     "CIoULoss",
     "DIoULoss",
     "EIoULoss",
+    "EQLV2Loss",
     "FocalLoss",
     "GIoULoss",
     "IoULoss",
