@@ -69,12 +69,13 @@ def equalization_loss(
     check.choice("reduction", reduction, ("mean", "sum"))
     check.flag("gradient_sums", gradient_sums)
     table = _table(logits, labels.to(torch.int64))
-    loss = (pos_weight * table[0] + neg_weight * table[1]).sum()
+    weights = torch.stack((pos_weight, neg_weight))
+    loss = (weights * table[:2]).sum()
     if reduction == "mean":
         loss = loss / max(len(logits), 1)
     loss = loss.to(result_dtype(logits, check.under_autocast(logits)))
     if not gradient_sums:
         return loss
-    weights = torch.stack((pos_weight, neg_weight)).detach()
-    positive, negative = (weights * table[2:].detach()).to(compute_dtype(logits)).unbind()
+    sums = weights.detach() * table.detach()[2:]
+    positive, negative = sums.to(compute_dtype(logits)).unbind()
     return loss, positive, negative

@@ -48,15 +48,16 @@ def harmonized_table(
 ) -> tuple[Tensor, Tensor]:
     """Counts and sums of losses of the bins between `edges` (B + 1), and of the elements in none:
     (B + 1) each, float64. The counts have no gradient."""
-    counts, sums = _table(pred, target, weight, edges, kind, mu).unbind()
-    return counts.detach(), sums
+    table = _table(pred, target, weight, edges, kind, mu)
+    return table.detach()[0], table[1]
 
 
 def bin_weights(counts: Tensor, of_bins: Tensor) -> Tensor:
     """(B + 1) float64 from counts (B + 1) and weights (B): divided by the number of bins with
     elements; 0 for the others and for what is in no bin."""
     present = counts[:-1] > 0
-    return F.pad(torch.where(present, of_bins.double(), 0) / present.sum().clamp(min=1), (0, 1))
+    weights = torch.where(present, of_bins.double(), 0) / present.sum().clamp(min=1)
+    return F.pad(weights, (0, 1))
 
 
 def weighted_elements(
@@ -97,12 +98,12 @@ def _harmonized(
     edges = torch.where(edges == 1, last, edges)
     read = pred.detach() if reduction == "none" else pred
     counts, sums = harmonized_table(read, target, weight, edges, kind, mu)
-    weights, total = bin_weights(counts, 1 / counts[:-1]), counts.sum()
+    weights = bin_weights(counts, counts[:-1].reciprocal())
+    weights = weights if reduction == "mean" else weights * counts.sum()
     if reduction == "none":
-        loss = weighted_elements(pred, target, weight, edges, weights * total, kind, mu)
+        loss = weighted_elements(pred, target, weight, edges, weights, kind, mu)
     else:
-        loss = (weights * sums).sum()
-        loss = loss * total if reduction == "sum" else loss
+        loss = weights.dot(sums)
     return loss.to(result_dtype(pred, check.under_autocast(pred)))
 
 

@@ -45,8 +45,8 @@ def forward(
     """The table (4, C), float64."""
     x, hot = _prepare(logits, labels)
     rows = (
-        torch.where(hot, F.softplus(-x), 0),
-        torch.where(hot, 0, F.softplus(x)),
+        torch.where(hot, -F.logsigmoid(x), 0),
+        torch.where(hot, 0, -F.logsigmoid(-x)),
         torch.where(hot, (-x.detach()).sigmoid(), 0),
         torch.where(hot, 0, x.detach().sigmoid()),
     )

@@ -78,7 +78,14 @@ def mmdet() -> types.SimpleNamespace:
     costs = importlib.import_module(f"{task_modules}.assigners.match_cost")
     namespace.matching_cost = functools.partial(_matching_cost, costs, bbox)
     namespace.hungarian_match = functools.partial(_hungarian_match, namespace.matching_cost)
+    namespace.equalized = functools.partial(_equalized, namespace.EQLV2Loss)
     return namespace
+
+
+def _equalized(*args: Any, **options: Any) -> torch.Tensor:
+    from bench.tables import equalized
+
+    return equalized(*args, **options)
 
 
 def _hungarian_match(cost: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:

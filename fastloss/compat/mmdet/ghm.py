@@ -51,17 +51,16 @@ class _Harmonized(nn.Module):
         if reduction not in ("none", "mean"):
             raise ValueError(f'avg_factor can not be used with reduction="sum", got {reduction!r}')
         pred, target, weight = checked(pred, target, weight, self.kind)
-        options = (self.edges, self.kind, self.mu)
+        edges, kind, mu = self.edges, self.kind, self.mu
         read = (pred, target) if reduction == "mean" else (pred.detach(), target.detach())
-        counts, sums = harmonized_table(*read, weight, *options)
+        counts, sums = harmonized_table(*read, weight, edges, kind, mu)
         total = (counts.sum() if total is None else total.double()).clamp(min=1)
         weights = bin_weights(counts, self._of_bins(counts[:-1], total))
-        if reduction == "mean":
-            loss = ((weights * sums).sum() / (total + AVG_FACTOR_EPS)).to(compute_dtype(pred))
-        else:
-            edges, kind, mu = options
-            loss = weighted_elements(pred, target, weight, edges, weights, kind, mu)
-        return loss * self.loss_weight
+        if self.loss_weight != 1:
+            weights = weights * self.loss_weight
+        if reduction == "none":
+            return weighted_elements(pred, target, weight, edges, weights, kind, mu)
+        return (weights / (total + AVG_FACTOR_EPS)).dot(sums).to(compute_dtype(pred))
 
     def _of_bins(self, counts: Tensor, total: Tensor) -> Tensor:
         """The total over the count of each bin, or over its running mean, in the buffer's dtype."""
@@ -70,7 +69,7 @@ class _Harmonized(nn.Module):
         acc = self.acc_sum
         running = self.momentum * acc + ((1 - self.momentum) * counts).to(acc.dtype)
         acc.copy_(torch.where(counts > 0, running, acc))
-        return acc.reciprocal() * total.to(acc.dtype)
+        return acc.reciprocal() * total.to(acc.dtype)  # as torch divides a number by a tensor
 
 
 @LOSSES.register_module()
