@@ -69,13 +69,12 @@ def equalization_loss(
     check.choice("reduction", reduction, ("mean", "sum"))
     check.flag("gradient_sums", gradient_sums)
     table = _table(logits, labels.to(torch.int64))
-    weights = torch.stack((pos_weight, neg_weight))
-    loss = (weights * table[:2]).sum()
+    loss = (pos_weight * table[0] + neg_weight * table[1]).sum()
     if reduction == "mean":
         loss = loss / max(len(logits), 1)
     loss = loss.to(result_dtype(logits, check.under_autocast(logits)))
     if not gradient_sums:
         return loss
-    sums = weights.detach() * table.detach()[2:]
-    positive, negative = sums.to(compute_dtype(logits)).unbind()
+    weights, dtype = (pos_weight.detach(), neg_weight.detach()), compute_dtype(logits)
+    positive, negative = ((w * x).to(dtype) for w, x in zip(weights, table.detach()[2:]))
     return loss, positive, negative

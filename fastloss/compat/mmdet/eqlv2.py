@@ -119,7 +119,9 @@ class EQLV2Loss(nn.Module):
         return pos_w.expand(pred.shape), neg_w.expand(pred.shape)
 
     def _class_weights(self, pred: Tensor) -> tuple[Tensor, Tensor]:
-        neg_w = torch.cat([self.map_func(self.pos_neg), pred.new_ones(1)])
+        neg_w = self.map_func(self.pos_neg)
+        neg_w = neg_w.to(torch.promote_types(neg_w.dtype, pred.dtype))
+        neg_w = nn.functional.pad(neg_w, (0, 1), value=1.0)
         return 1 + self.alpha * (1 - neg_w), neg_w
 
     def _collect(self, pos_grad: Tensor, neg_grad: Tensor) -> None:
