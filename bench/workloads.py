@@ -8,7 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bench import box_sets, detection, inputs, matching, mmdet, segmentation, tracking, transport
+from bench import (
+    box_sets,
+    detection,
+    inputs,
+    matching,
+    mmdet,
+    segmentation,
+    tables,
+    tracking,
+    transport,
+)
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -198,6 +208,7 @@ _ALL = (
     *segmentation.WORKLOADS,
     *tracking.WORKLOADS,
     *mmdet.WORKLOADS,
+    *tables.WORKLOADS,
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}

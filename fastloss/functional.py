@@ -5,6 +5,8 @@ from .ops.box_loss import box_loss
 from .ops.contrastive import multi_positive_cross_entropy
 from .ops.cross_entropy import cross_entropy
 from .ops.embedding_distance import embedding_distance
+from .ops.equalization import equalization_loss
+from .ops.gradient_harmonized import ghm_classification_loss, ghm_regression_loss
 from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
 from .ops.linear_assignment import linear_assignment, linear_sum_assignment
@@ -32,7 +34,10 @@ __all__ = [
     "box_loss",
     "cross_entropy",
     "embedding_distance",
+    "equalization_loss",
     "gaussian_focal_loss",
+    "ghm_classification_loss",
+    "ghm_regression_loss",
     "hard_negative_mask",
     "iou_match",
     "linear_assignment",

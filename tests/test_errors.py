@@ -245,6 +245,67 @@ def test_error_of_regression_terms(changes, error, message):
         F.regression_terms(**{"pred": X, "target": X, "kinds": ("l1", "mse"), **changes})
 
 
+EQUALIZATION = [
+    ({"logits": X.long()}, TypeError, "logits must be float16.* got torch.int64"),
+    ({"logits": X[0]}, ValueError, r"logits must have shape \(N, C\), got \(3,\)"),
+    ({"labels": SCORE}, TypeError, "labels must be integers, got torch.float32"),
+    ({"labels": INDEX[:4]}, ValueError, r"labels must have shape \(5,\), got \(4,\)"),
+    ({"labels": INDEX.to("meta")}, ValueError, "labels must be on the device of logits, cpu"),
+    ({"labels": INDEX + 1}, IndexError, r"class indices in \[0, 2\]; got 3 at index 2"),
+    ({"pos_weight": None}, TypeError, "pos_weight must be a tensor, got NoneType"),
+    ({"neg_weight": X[0].long()}, TypeError, "neg_weight must be float16.* got torch.int64"),
+    ({"neg_weight": X}, ValueError, r"neg_weight must have shape \(3,\), got \(5, 3\)"),
+    ({"pos_weight": X[0].to("meta")}, ValueError, "pos_weight must be on the device of logits"),
+    ({"reduction": "none"}, ValueError, "reduction must be one of 'mean', 'sum', got 'none'"),
+    ({"gradient_sums": 1}, TypeError, "gradient_sums must be True or False, got int"),
+]
+
+
+@pytest.mark.parametrize("backend", ("auto", "reference"))
+@pytest.mark.parametrize(
+    "changes,error,message", EQUALIZATION, ids=[str(list(c)) for c, *_ in EQUALIZATION]
+)
+def test_error_of_equalization_loss(changes, error, message, backend):
+    good = {"logits": X, "labels": INDEX % 3, "pos_weight": X[0], "neg_weight": X[0]}
+    with fastloss.backend(backend), pytest.raises(error, match=message):
+        F.equalization_loss(**{**good, **changes})
+
+
+HARMONIZED = [
+    ({"target": X[:4]}, ValueError, r"target must have the shape of \w+, \(5, 3\), got \(4, 3\)"),
+    ({"target": X.cfloat()}, TypeError, "target must be real, got torch.complex64"),
+    ({"target": X.to("meta")}, ValueError, r"target must be on the device of \w+, cpu, got meta"),
+    ({"weight": torch.ones(4)}, ValueError, r"weight must broadcast .* \(5, 3\), got \(4,\)"),
+    ({"bins": 0}, ValueError, "bins must be >= 1, got 0"),
+    ({"bins": 2.0}, TypeError, "bins must be an integer, got float"),
+    ({"bins": True}, TypeError, "bins must be an integer, got bool"),
+    ({"reduction": "avg"}, ValueError, "reduction must be one of .*, got 'avg'"),
+]
+
+
+@pytest.mark.parametrize("function", (F.ghm_classification_loss, F.ghm_regression_loss))
+@pytest.mark.parametrize(
+    "changes,error,message", HARMONIZED, ids=[str(list(c)) for c, *_ in HARMONIZED]
+)
+def test_error_of_harmonized_losses(changes, error, message, function):
+    first = "pred" if function is F.ghm_regression_loss else "logits"
+    with pytest.raises(TypeError, match=f"{first} must be float16.* got torch.int64"):
+        function(**{first: X.long(), "target": X})
+    with pytest.raises(error, match=message):
+        function(**{first: X, "target": X, **changes})
+
+
+def test_errors_of_one_harmonized_loss():
+    with pytest.raises(ValueError, match=r"indices must have shape \(5,\), got \(4,\)"):
+        F.ghm_classification_loss(X, INDEX[:4])
+    with pytest.raises(TypeError, match="class indices must be integers, got torch.float32"):
+        F.ghm_classification_loss(X, SCORE)
+    with pytest.raises(ValueError, match=r"must have the shape of pred, \(5, 3\), got \(5,\)"):
+        F.ghm_regression_loss(X, INDEX)
+    with pytest.raises(ValueError, match="mu must be > 0, got 0"):
+        F.ghm_regression_loss(X, X, mu=0)
+
+
 def test_unknown_backend():
     with pytest.raises(ValueError, match="backend must be one of .*, got 'fast'"):
         with fastloss.backend("fast"):

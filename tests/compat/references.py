@@ -65,7 +65,7 @@ def mmdet() -> types.SimpleNamespace:
     _stand_in("mmdet.models.task_modules.coders", BaseBBoxCoder=object)
     _stand_in("mmdet.models.task_modules.samplers", SamplingResult=object)
     _stand_in("mmengine")
-    _stand_in("mmengine.logging", print_log=print)
+    _stand_in("mmengine.logging", print_log=lambda *args, **kwargs: None)
     _stand_in("mmengine.model", BaseModule=torch.nn.Module)
     instances = types.SimpleNamespace
     _stand_in("mmengine.structures", BaseDataElement=instances, InstanceData=instances)
@@ -79,7 +79,14 @@ def mmdet() -> types.SimpleNamespace:
     costs = importlib.import_module(f"{task_modules}.assigners.match_cost")
     namespace.matching_cost = functools.partial(_matching_cost, costs, bbox)
     namespace.hungarian_match = functools.partial(_hungarian_match, namespace.matching_cost)
+    namespace.equalized = functools.partial(_equalized, namespace.EQLV2Loss)
     return namespace
+
+
+def _equalized(*args: Any, **options: Any) -> torch.Tensor:
+    from bench.tables import equalized
+
+    return equalized(*args, **options)
 
 
 def _hungarian_match(cost: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:

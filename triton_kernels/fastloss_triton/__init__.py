@@ -8,6 +8,8 @@ from . import (  # noqa: F401
     contrastive,
     cross_entropy,
     embedding_distance,
+    equalization,
+    gradient_harmonized,
     hard_negative_mask,
     iou_match,
     lovasz,

@@ -33,6 +33,7 @@ from fastloss.compat.mmdet.cross_entropy import (
 )
 from fastloss.compat.mmdet.ddq import DDQAuxLoss
 from fastloss.compat.mmdet.embedding import AssociativeEmbeddingLoss, ae_loss_per_image
+from fastloss.compat.mmdet.eqlv2 import EQLV2Loss
 from fastloss.compat.mmdet.focal import (
     FocalCustomLoss,
     FocalLoss,
@@ -45,6 +46,7 @@ from fastloss.compat.mmdet.gaussian_focal import (
     gaussian_focal_loss,
     gaussian_focal_loss_with_pos_inds,
 )
+from fastloss.compat.mmdet.ghm import GHMC, GHMR
 from fastloss.compat.mmdet.pisa import carl_loss, isr_p
 from fastloss.compat.mmdet.quality_focal import (
     QualityFocalLoss,
@@ -74,6 +76,8 @@ from fastloss.compat.mmdet.tracking import (
 from fastloss.compat.mmdet.varifocal import VarifocalLoss, varifocal_loss
 
 __all__ = [
+    "GHMC",
+    "GHMR",
     "LOSSES",
     "Accuracy",
     "AssociativeEmbeddingLoss",
@@ -85,6 +89,7 @@ __all__ = [
     "DDQAuxLoss",
     "DIoULoss",
     "EIoULoss",
+    "EQLV2Loss",
     "FocalCustomLoss",
     "FocalLoss",
     "GIoULoss",
