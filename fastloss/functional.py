@@ -4,6 +4,8 @@ from .ops.boundary import boundary_loss, boundary_pool
 from .ops.box_loss import box_loss
 from .ops.contrastive import multi_positive_cross_entropy
 from .ops.cross_entropy import cross_entropy
+from .ops.distillation import distillation_loss
+from .ops.distribution_focal import distribution_focal_loss
 from .ops.embedding_distance import embedding_distance
 from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
@@ -31,6 +33,8 @@ __all__ = [
     "boundary_pool",
     "box_loss",
     "cross_entropy",
+    "distillation_loss",
+    "distribution_focal_loss",
     "embedding_distance",
     "gaussian_focal_loss",
     "hard_negative_mask",
