@@ -13,6 +13,7 @@ IDS = torch.arange(N) % (C + 1)
 LOGITS = torch.linspace(-3, 3, N * C).reshape(N, C)
 
 PER_BOX = ("IoULoss", "GIoULoss", "DIoULoss", "CIoULoss", "EIoULoss", "SIoULoss")
+PER_ROW = ("FocalLoss", "DistributionFocalLoss", "KnowledgeDistillationKLDivLoss", *PER_BOX)
 CALLS = {
     **dict.fromkeys((*PER_BOX, "BoundedIoULoss"), (BOXES, BOXES.roll(1, 0))),
     "L1Loss": (BOXES, BOXES.roll(1, 0)),
@@ -20,9 +21,13 @@ CALLS = {
     "BalancedL1Loss": (BOXES, BOXES.roll(1, 0)),
     "MSELoss": (BOXES, BOXES.roll(1, 0)),
     "FocalLoss": (LOGITS, IDS),
+    "DistributionFocalLoss": (LOGITS, IDS / 2),
+    "KnowledgeDistillationKLDivLoss": (LOGITS, LOGITS.roll(1, 0)),
 }
 OPS = {
     "FocalLoss": "sigmoid_focal",
+    "DistributionFocalLoss": "distribution_focal",
+    "KnowledgeDistillationKLDivLoss": "distillation",
     "L1Loss": "regression_loss",
     "SmoothL1Loss": "regression_loss",
     "BalancedL1Loss": "regression_loss",
@@ -53,7 +58,7 @@ def step(loss, pred, target, *args, **kwargs):
 
 
 def weight_for(name):
-    return torch.linspace(-1, 1, N) if name in ("FocalLoss", *PER_BOX) else BOXES - 1
+    return torch.linspace(-1, 1, N) if name in PER_ROW else BOXES - 1
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,12 @@ from fastloss.compat.mmdet.boxes import (
     giou_loss,
     iou_loss,
 )
+from fastloss.compat.mmdet.distribution import (
+    DistributionFocalLoss,
+    KnowledgeDistillationKLDivLoss,
+    distribution_focal_loss,
+    knowledge_distillation_kl_div_loss,
+)
 from fastloss.compat.mmdet.focal import (
     FocalLoss,
     py_focal_loss_with_prob,
@@ -48,10 +54,12 @@ __all__ = [
     "BoundedIoULoss",
     "CIoULoss",
     "DIoULoss",
+    "DistributionFocalLoss",
     "EIoULoss",
     "FocalLoss",
     "GIoULoss",
     "IoULoss",
+    "KnowledgeDistillationKLDivLoss",
     "L1Loss",
     "MSELoss",
     "SIoULoss",
@@ -61,9 +69,11 @@ __all__ = [
     "build_loss",
     "ciou_loss",
     "diou_loss",
+    "distribution_focal_loss",
     "eiou_loss",
     "giou_loss",
     "iou_loss",
+    "knowledge_distillation_kl_div_loss",
     "l1_loss",
     "mse_loss",
     "py_focal_loss_with_prob",
