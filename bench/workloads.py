@@ -14,6 +14,7 @@ from bench import (
     inputs,
     matching,
     mmdet,
+    rows,
     segmentation,
     tables,
     tracking,
@@ -207,8 +208,9 @@ _ALL = (
     *detection.WORKLOADS,
     *segmentation.WORKLOADS,
     *tracking.WORKLOADS,
-    *mmdet.WORKLOADS,
     *tables.WORKLOADS,
+    *rows.WORKLOADS,
+    *mmdet.WORKLOADS,
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}

@@ -4,6 +4,8 @@ from .ops.boundary import boundary_loss, boundary_pool
 from .ops.box_loss import box_loss
 from .ops.contrastive import multi_positive_cross_entropy
 from .ops.cross_entropy import cross_entropy
+from .ops.distillation import distillation_loss
+from .ops.distribution_focal import distribution_focal_loss
 from .ops.embedding_distance import embedding_distance
 from .ops.equalization import equalization_loss
 from .ops.gradient_harmonized import ghm_classification_loss, ghm_regression_loss
@@ -33,6 +35,8 @@ __all__ = [
     "boundary_pool",
     "box_loss",
     "cross_entropy",
+    "distillation_loss",
+    "distribution_focal_loss",
     "embedding_distance",
     "equalization_loss",
     "gaussian_focal_loss",

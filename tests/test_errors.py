@@ -23,6 +23,8 @@ CALLS = {
     F.varifocal_loss: ({"logits": X, "target": X}, (5, 3)),
     F.gaussian_focal_loss: ({"probs": X, "target": X}, (5, 3)),
     F.binary_cross_entropy: ({"logits": X, "target": INDEX}, (5, 3)),
+    F.distribution_focal_loss: ({"logits": X, "target": SCORE}, (5,)),
+    F.distillation_loss: ({"logits": X, "teacher_logits": X}, (5,)),
     F.multi_positive_cross_entropy: ({"logits": X, "target": X.long()}, (5,)),
     F.embedding_distance: ({"pred": X, "target": X.long()}, (5, 3)),
 }
@@ -32,17 +34,17 @@ BACKGROUND = r"in \[0, 3\], 3 meaning background"
 def _every_function():
     """(function, arguments, error, message) of what all functions check."""
     for function, (good, shape) in CALLS.items():
-        first = next(iter(good))
+        first, second = good
         like = f"on the device of {first}, cpu, got meta"
         unreduced = re.escape(f"weight must broadcast to the unreduced loss of shape {shape}, got ")
         table = [
             ({first: None}, TypeError, f"{first} must be a tensor, got NoneType"),
             ({first: good[first].long()}, TypeError, f"{first} must be float16.* got torch.int64"),
             ({first: good[first].cfloat()}, TypeError, f"{first} must be .*, got torch.complex64"),
-            ({"target": 1.0}, TypeError, "target must be a tensor, got float"),
-            ({"target": good[first].to("meta")}, ValueError, f"target must be {like}"),
-            ({"target": good[first].cfloat()}, TypeError, "target must be .* torch.complex64"),
-            ({"target": good[first][:4]}, ValueError, r"target must have the shape of \w+, \(5, "),
+            ({second: 1.0}, TypeError, f"{second} must be a tensor, got float"),
+            ({second: good[first].to("meta")}, ValueError, f"{second} must be {like}"),
+            ({second: good[first].cfloat()}, TypeError, f"{second} must be .* torch.complex64"),
+            ({second: good[first][:4]}, ValueError, rf"{second} must have the shape of \w+, \(5, "),
             ({"weight": [1.0] * 5}, TypeError, "weight must be a tensor, got list"),
             ({"weight": torch.ones(5, device="meta")}, ValueError, f"weight must be {like}"),
             ({"weight": ONE.cfloat()}, TypeError, "weight must be real, got torch.complex64"),
@@ -83,6 +85,7 @@ def _numbers():
         (F.gaussian_focal_loss, "gamma", ">= 0", -0.5),
         (F.gaussian_focal_loss, "pos_weight", ">= 0", -0.5),
         (F.gaussian_focal_loss, "neg_weight", ">= 0", -0.5),
+        (F.distillation_loss, "temperature", "> 0", 0),
         (F.embedding_distance, "neg_pos_ub", "", None),
         (F.embedding_distance, "pos_margin", "", None),
         (F.embedding_distance, "neg_margin", "", None),
@@ -165,6 +168,14 @@ SPECIAL = {
         ({"target": (INDEX, SCORE[:4])}, ValueError, r"target\[1\] .*, \(5,\), got \(4,\)"),
         ({"target": (INDEX, SCORE.to("meta"))}, ValueError, r"target\[1\] .* cpu, got meta"),
         ({"target": (INDEX + 4, SCORE)}, IndexError, f"{BACKGROUND}; got 4 at index 0"),
+    ],
+    F.distribution_focal_loss: [
+        ({"target": INDEX}, TypeError, "target must be float16.*, got torch.int64"),
+        ({"target": X}, ValueError, r"shape of logits, \(5, 3\), without .* got \(5, 3\)"),
+        ({"target": SCORE + 1.5}, IndexError, r"target must be in \[0, 2\); got 2 at index 0"),
+    ],
+    F.distillation_loss: [
+        ({"teacher_logits": X.long()}, TypeError, "teacher_logits must be float16.* torch.int64"),
     ],
     F.binary_cross_entropy: [
         ({"class_weight": torch.ones(4)}, ValueError, r"class_weight .* \(3,\), got \(4,\)"),

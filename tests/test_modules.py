@@ -31,6 +31,8 @@ MODULES = {
         F.binary_cross_entropy,
         {"class_weight": [1.0, 2.0, 3.0], "ignore_index": 2, "avg_non_ignore": True},
     ),
+    losses.DistributionFocalLoss: (F.distribution_focal_loss, {}),
+    losses.DistillationLoss: (F.distillation_loss, {"temperature": 3.0}),
     losses.MultiPositiveCrossEntropyLoss: (
         F.multi_positive_cross_entropy,
         {"others_in_both": True},
@@ -60,7 +62,9 @@ def arguments(module: type) -> tuple[torch.Tensor, torch.Tensor]:
     x = torch.rand(5, 3, generator=g)
     if module.__module__ == "fastloss.losses.tracking":
         return x, torch.arange(15).reshape(5, 3) % 4 - 1
-    dense = module in (losses.RegressionLoss, losses.GaussianFocalLoss)
+    if module is losses.DistributionFocalLoss:
+        return x, torch.rand(5, generator=g)
+    dense = module in (losses.RegressionLoss, losses.GaussianFocalLoss, losses.DistillationLoss)
     return x, torch.rand(5, 3, generator=g) if dense else INDEX
 
 

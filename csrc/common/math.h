@@ -88,6 +88,29 @@ FASTLOSS_FN float one_minus_exp(float b) {
 }
 FASTLOSS_FN double one_minus_exp(double b) { return -std::expm1(-b); }
 
+// exp(d) - 1 - d for |d| <= 1/2 by its series, which keeps the relative accuracy that the
+// difference loses.
+template <typename T>
+FASTLOSS_FN T exp_remainder(T d) {
+  T y = T(1);
+  if constexpr (sizeof(T) == sizeof(double)) {
+    y = T(1) + d * (T(1) / T(15)) * y;
+    y = T(1) + d * (T(1) / T(14)) * y;
+    y = T(1) + d * (T(1) / T(13)) * y;
+    y = T(1) + d * (T(1) / T(12)) * y;
+    y = T(1) + d * (T(1) / T(11)) * y;
+    y = T(1) + d * (T(1) / T(10)) * y;
+    y = T(1) + d * (T(1) / T(9)) * y;
+  }
+  y = T(1) + d * (T(1) / T(8)) * y;
+  y = T(1) + d * (T(1) / T(7)) * y;
+  y = T(1) + d * (T(1) / T(6)) * y;
+  y = T(1) + d * (T(1) / T(5)) * y;
+  y = T(1) + d * (T(1) / T(4)) * y;
+  y = T(1) + d * (T(1) / T(3)) * y;
+  return T(0.5) * (d * d) * y;
+}
+
 // log(x) for positive normal x, +inf and NaN; smaller arguments count as the smallest normal
 // number.
 FASTLOSS_FN float log_(float x) {

@@ -208,7 +208,8 @@ struct Reduction {
   std::optional<Tensor> weight;
   bool none;
   double divisor;
-  int64_t count;  // unreduced losses
+  int64_t count;           // unreduced losses
+  int64_t grain = kGrain;  // blocks of them worth waking a thread
 
   Reduction(const std::optional<Tensor>& weight, const std::optional<Tensor>& avg_factor,
             std::optional<double> number, const std::string& reduction, int64_t count,
@@ -241,12 +242,16 @@ inline Sink sink_for(const Tensor& gradient, int64_t needs, int bit) {
 }
 
 template <typename Body>
-void for_each_block(int64_t count, const Body& body) {
-  torch::stable::parallel_for(0, (count + kBlock - 1) / kBlock, kGrain,
+void for_each_block(int64_t count, int64_t grain, const Body& body) {
+  torch::stable::parallel_for(0, (count + kBlock - 1) / kBlock, grain,
                               [&](int64_t first, int64_t last) {
                                 for (int64_t b = first; b < last; ++b)
                                   body(b, b * kBlock, std::min(kBlock, count - b * kBlock));
                               });
+}
+template <typename Body>
+void for_each_block(int64_t count, const Body& body) {
+  for_each_block(count, kGrain, body);
 }
 
 template <typename T>
@@ -267,7 +272,7 @@ Tensor reduce(const Kernel& kernel, const Reduction& r, const Tensor& like, Scal
   std::optional<Broadcast<T>> weight;
   if (r.weight) weight.emplace(*r.weight);
   std::vector<double> partial(r.none ? 0 : (r.count + kBlock - 1) / kBlock);
-  for_each_block(r.count, [&](int64_t block, int64_t start, int64_t count) {
+  for_each_block(r.count, r.grain, [&](int64_t block, int64_t start, int64_t count) {
     T losses[kBlock], buffer[kBlock];
     T* out = r.none ? sink.target<T>(start, losses) : losses;
     kernel.values(start, count, out);
@@ -292,7 +297,7 @@ Tensor reduce_with_gradient(const Kernel& kernel, const Reduction& r, const Tens
   if (r.weight) weight.emplace(*r.weight);
   const T scale = static_cast<T>(1 / r.divisor);
   std::vector<double> partial((r.count + kBlock - 1) / kBlock);
-  for_each_block(r.count, [&](int64_t block, int64_t start, int64_t count) {
+  for_each_block(r.count, r.grain, [&](int64_t block, int64_t start, int64_t count) {
     T m[kBlock], losses[kBlock], buffer[kBlock];
     const T* w = weight ? weight->load(start, count, buffer) : nullptr;
     if (w) {
@@ -317,7 +322,7 @@ void propagate(const Kernel& kernel, const Reduction& r, const Tensor& grad,
   if (!r.none) scalar = static_cast<T>(*incoming.load(0, 1, &scratch) / r.divisor);
   std::optional<Broadcast<T>> weight;
   if (r.weight) weight.emplace(*r.weight);
-  for_each_block(r.count, [&](int64_t, int64_t start, int64_t count) {
+  for_each_block(r.count, r.grain, [&](int64_t, int64_t start, int64_t count) {
     T m[kBlock], buffer[kBlock], losses[kBlock];
     if (r.none) {
       const T* g = incoming.load(start, count, m);

@@ -12,6 +12,7 @@ from .classification import (
 from .detection import MatchedDetectionLoss
 from .lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from .matching import HungarianMatcher
+from .rows import DistillationLoss, DistributionFocalLoss
 from .segmentation import (
     CrossEntropyLoss,
     DiceLoss,
@@ -30,6 +31,8 @@ __all__ = [
     "BoxLoss",
     "CrossEntropyLoss",
     "DiceLoss",
+    "DistillationLoss",
+    "DistributionFocalLoss",
     "EmbeddingDistanceLoss",
     "GaussianFocalLoss",
     "HungarianMatcher",

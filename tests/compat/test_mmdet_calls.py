@@ -13,6 +13,7 @@ IDS = torch.arange(N) % (C + 1)
 LOGITS = torch.linspace(-3, 3, N * C).reshape(N, C)
 
 PER_BOX = ("IoULoss", "GIoULoss", "DIoULoss", "CIoULoss", "EIoULoss", "SIoULoss")
+PER_ROW = ("FocalLoss", "DistributionFocalLoss", "KnowledgeDistillationKLDivLoss", *PER_BOX)
 CALLS = {
     **dict.fromkeys((*PER_BOX, "BoundedIoULoss"), (BOXES, BOXES.roll(1, 0))),
     "L1Loss": (BOXES, BOXES.roll(1, 0)),
@@ -23,10 +24,14 @@ CALLS = {
     "VarifocalLoss": (LOGITS, LOGITS.sigmoid()),
     "QualityFocalLoss": (LOGITS, LOGITS.sigmoid()),
     "GaussianFocalLoss": (LOGITS.sigmoid(), LOGITS.sigmoid()),
+    "DistributionFocalLoss": (LOGITS, IDS / 2),
+    "KnowledgeDistillationKLDivLoss": (LOGITS, LOGITS.roll(1, 0)),
 }
 PER_ENTRY = ("FocalLoss", "VarifocalLoss", "GaussianFocalLoss")
 OPS = {
     **dict.fromkeys((*PER_ENTRY, "QualityFocalLoss"), "sigmoid_focal"),
+    "DistributionFocalLoss": "distribution_focal",
+    "KnowledgeDistillationKLDivLoss": "distillation",
     "L1Loss": "regression_loss",
     "SmoothL1Loss": "regression_loss",
     "BalancedL1Loss": "regression_loss",
@@ -60,6 +65,7 @@ def weight_for(name):
     if name in PER_ENTRY:
         return LOGITS.abs()
     return torch.linspace(-1, 1, N) if name in ("QualityFocalLoss", *PER_BOX) else BOXES - 1
+    return torch.linspace(-1, 1, N) if name in PER_ROW else BOXES - 1
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,9 @@ SCALAR_IN_DOUBLE = {"atan", "exp", "expm1", "log", "log1p"}
 WITHOUT_ARITHMETIC = {
     "are_tame", "bins_of", "clear_ignored", "convert_row", "count_up_to", "flags_of",
     "gather_lanes", "has_mass", "keys_of", "label_row", "look_up", "mark", "mark_between",
-    "mark_chosen", "mark_others", "merge_sets", "nonzeros", "pick", "roles_of", "set_bits",
-    "slots_of", "transpose_back", "transpose_lines",
+    "mark_chosen", "mark_others", "merge_sets", "nonzeros", "pick", "pick_sides", "roles_of",
+    "set_bits", "slots_of", "transpose_back", "transpose_lines", "transpose_rows_in",
+    "transpose_rows_out",
 }  # fmt: skip
 
 

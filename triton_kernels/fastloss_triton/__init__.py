@@ -7,6 +7,8 @@ from . import (  # noqa: F401
     box_loss,
     contrastive,
     cross_entropy,
+    distillation,
+    distribution_focal,
     embedding_distance,
     equalization,
     gradient_harmonized,

@@ -32,6 +32,12 @@ from fastloss.compat.mmdet.cross_entropy import (
     mask_cross_entropy,
 )
 from fastloss.compat.mmdet.ddq import DDQAuxLoss
+from fastloss.compat.mmdet.distribution import (
+    DistributionFocalLoss,
+    KnowledgeDistillationKLDivLoss,
+    distribution_focal_loss,
+    knowledge_distillation_kl_div_loss,
+)
 from fastloss.compat.mmdet.embedding import AssociativeEmbeddingLoss, ae_loss_per_image
 from fastloss.compat.mmdet.eqlv2 import EQLV2Loss
 from fastloss.compat.mmdet.focal import (
@@ -88,6 +94,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DDQAuxLoss",
     "DIoULoss",
+    "DistributionFocalLoss",
     "EIoULoss",
     "EQLV2Loss",
     "FocalCustomLoss",
@@ -95,6 +102,7 @@ __all__ = [
     "GIoULoss",
     "GaussianFocalLoss",
     "IoULoss",
+    "KnowledgeDistillationKLDivLoss",
     "L1Loss",
     "L2Loss",
     "MSELoss",
@@ -115,12 +123,14 @@ __all__ = [
     "ciou_loss",
     "cross_entropy",
     "diou_loss",
+    "distribution_focal_loss",
     "eiou_loss",
     "gaussian_focal_loss",
     "gaussian_focal_loss_with_pos_inds",
     "giou_loss",
     "iou_loss",
     "isr_p",
+    "knowledge_distillation_kl_div_loss",
     "l1_loss",
     "l2_loss",
     "mask_cross_entropy",
