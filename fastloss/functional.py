@@ -15,6 +15,7 @@ from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
 from .ops.regression_terms import regression_terms
+from .ops.seesaw import seesaw_loss
 from .ops.segmentation_loss import segmentation_loss
 from .ops.sigmoid_focal import (
     binary_cross_entropy,
@@ -47,6 +48,7 @@ __all__ = [
     "quality_focal_loss",
     "regression_loss",
     "regression_terms",
+    "seesaw_loss",
     "segmentation_loss",
     "sigmoid_focal_loss",
     "sinkhorn",

@@ -62,10 +62,10 @@ each = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 
 def test_every_function_has_its_module():
     # Choices, costs, a similarity and a maximum, not losses; a loss that needs a matching;
-    # and several losses at once.
+    # several losses at once; and a loss with an argument of its own.
     others = {"hard_negative_mask", "iou_match", "linear_assignment", "linear_sum_assignment"}
     others |= {"matching_cost", "pairwise_iou", "boundary_pool", "sinkhorn", "transport_cost"}
-    others |= {"matched_detection", "regression_terms"}
+    others |= {"matched_detection", "regression_terms", "seesaw_loss"}
     losses_of_functional = set(F.__all__) - others
     pixel = {"cross_entropy", "segmentation_loss", "lovasz_softmax", "lovasz_hinge"}
     pixel |= {"boundary_loss", "ohem_cross_entropy"}
@@ -73,7 +73,7 @@ def test_every_function_has_its_module():
     assert functions | pixel == losses_of_functional
     # Those of test_segmentation_modules.py and of tests named after the loss.
     pixel = {name for name in losses.__all__ if getattr(losses, name).__module__ in PIXEL_MODULES}
-    matchers = {"HungarianMatcher", "MatchedDetectionLoss"}
+    matchers = {"HungarianMatcher", "MatchedDetectionLoss", "SeesawLoss"}
     assert {module.__name__ for module in MODULES} | pixel | matchers == set(losses.__all__)
     assert all(getattr(fastloss, name) is getattr(losses, name) for name in losses.__all__)
 

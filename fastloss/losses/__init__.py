@@ -6,6 +6,7 @@ from .classification import (
     BinaryCrossEntropyLoss,
     GaussianFocalLoss,
     QualityFocalLoss,
+    SeesawLoss,
     SigmoidFocalLoss,
     VarifocalLoss,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "OhemCrossEntropyLoss",
     "QualityFocalLoss",
     "RegressionLoss",
+    "SeesawLoss",
     "SegmentationLoss",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
