@@ -9,6 +9,7 @@ from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
 from .ops.linear_assignment import linear_assignment, linear_sum_assignment
 from .ops.lovasz import lovasz_hinge, lovasz_softmax
+from .ops.mask_dice import mask_dice_loss
 from .ops.matched_detection import matched_detection
 from .ops.matching_cost import matching_cost
 from .ops.ohem import ohem_cross_entropy
@@ -40,6 +41,7 @@ __all__ = [
     "linear_sum_assignment",
     "lovasz_hinge",
     "lovasz_softmax",
+    "mask_dice_loss",
     "matched_detection",
     "matching_cost",
     "ohem_cross_entropy",

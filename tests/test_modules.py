@@ -35,6 +35,7 @@ MODULES = {
         F.multi_positive_cross_entropy,
         {"others_in_both": True},
     ),
+    losses.MaskDiceLoss: (F.mask_dice_loss, {"squared": False, "eps": 0.5, "activated": True}),
     losses.EmbeddingDistanceLoss: (
         F.embedding_distance,
         {"neg_pos_ub": 0.4, "pos_margin": 0.1, "neg_margin": 0.2, "min_count": 0.0},
@@ -53,7 +54,7 @@ def arguments(module: type) -> tuple[torch.Tensor, torch.Tensor]:
     x = torch.rand(5, 3, generator=g)
     if module.__module__ == "fastloss.losses.tracking":
         return x, torch.arange(15).reshape(5, 3) % 4 - 1
-    dense = module in (losses.RegressionLoss, losses.GaussianFocalLoss)
+    dense = module in (losses.RegressionLoss, losses.GaussianFocalLoss, losses.MaskDiceLoss)
     return x, torch.rand(5, 3, generator=g) if dense else INDEX
 
 
