@@ -23,6 +23,7 @@ from fastloss.compat.mmdet.boxes import (
     giou_loss,
     iou_loss,
 )
+from fastloss.compat.mmdet.dice import DiceLoss, dice_loss
 from fastloss.compat.mmdet.focal import (
     FocalLoss,
     py_focal_loss_with_prob,
@@ -41,6 +42,7 @@ from fastloss.compat.mmdet.regression import (
     mse_loss,
     smooth_l1_loss,
 )
+from fastloss.compat.mmdet.seesaw import SeesawLoss, seesaw_ce_loss
 
 __all__ = [
     "LOSSES",
@@ -48,6 +50,7 @@ __all__ = [
     "BoundedIoULoss",
     "CIoULoss",
     "DIoULoss",
+    "DiceLoss",
     "EIoULoss",
     "FocalLoss",
     "GIoULoss",
@@ -55,11 +58,13 @@ __all__ = [
     "L1Loss",
     "MSELoss",
     "SIoULoss",
+    "SeesawLoss",
     "SmoothL1Loss",
     "balanced_l1_loss",
     "bounded_iou_loss",
     "build_loss",
     "ciou_loss",
+    "dice_loss",
     "diou_loss",
     "eiou_loss",
     "giou_loss",
@@ -69,6 +74,7 @@ __all__ = [
     "py_focal_loss_with_prob",
     "py_sigmoid_focal_loss",
     "reduce_loss",
+    "seesaw_ce_loss",
     "sigmoid_focal_loss",
     "siou_loss",
     "smooth_l1_loss",
