@@ -272,7 +272,7 @@ class TableKernel {
     constexpr std::integral_constant<Sum, Sum::kSquare> square;
     alignas(64) T a[kWidth], b[kWidth];
     Sigmoids<kWidth, T> sigmoids;
-    if (o_.uses_sigmoid()) sigmoids_of<kWidth, T>(r.x, &sigmoids);
+    sigmoids_for<kWidth, T>(o_, r.x, &sigmoids);
     if (!o_.softmax) {
       const T* p = o_.sigmoid ? sigmoids.p : r.x;
       add(value, kProbability, p);

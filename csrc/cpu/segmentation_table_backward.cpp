@@ -269,7 +269,7 @@ class GradientKernel {
   template <bool kWantTarget, int64_t kWidth>
   void row(const Row<kWidth, T>& r, int64_t c, const Coefficients<T>& g, T* g_x, T* g_t) const {
     Sigmoids<kWidth, T> sigmoids;
-    if (o_.uses_sigmoid()) sigmoids_of<kWidth, T>(r.x, &sigmoids);
+    sigmoids_for<kWidth, T>(o_, r.x, &sigmoids);
     if (!o_.softmax && o_.has(kOfProbability)) {
       const bool squared = o_.has(kProbabilitySquared);
       const auto add = o_.sigmoid ? squared
