@@ -12,6 +12,7 @@ from bench import (
     box_sets,
     detection,
     inputs,
+    instances,
     matching,
     mmdet,
     rows,
@@ -32,7 +33,7 @@ SUITES = {
     "detection": "Whole detection losses, matching included: forward and backward",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
     "tracking": "Tracking losses: forward and backward, gradient to the predictions",
-    "mmdet": "The classes of mmdet.models.losses: forward and backward, gradient to the predictions",
+    "mmdet": "Classes of mmdet.models.losses: forward and backward, gradient to the predictions",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
 
@@ -210,6 +211,7 @@ _ALL = (
     *tracking.WORKLOADS,
     *tables.WORKLOADS,
     *rows.WORKLOADS,
+    *instances.WORKLOADS,
     *mmdet.WORKLOADS,
 )
 

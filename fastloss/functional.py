@@ -13,12 +13,14 @@ from .ops.hard_negative_mask import hard_negative_mask
 from .ops.iou_match import iou_match
 from .ops.linear_assignment import linear_assignment, linear_sum_assignment
 from .ops.lovasz import lovasz_hinge, lovasz_softmax
+from .ops.mask_dice import mask_dice_loss
 from .ops.matched_detection import matched_detection
 from .ops.matching_cost import matching_cost
 from .ops.ohem import ohem_cross_entropy
 from .ops.pairwise_iou import pairwise_iou
 from .ops.regression_loss import regression_loss
 from .ops.regression_terms import regression_terms
+from .ops.seesaw import seesaw_loss
 from .ops.segmentation_loss import segmentation_loss
 from .ops.sigmoid_focal import (
     binary_cross_entropy,
@@ -48,6 +50,7 @@ __all__ = [
     "linear_sum_assignment",
     "lovasz_hinge",
     "lovasz_softmax",
+    "mask_dice_loss",
     "matched_detection",
     "matching_cost",
     "ohem_cross_entropy",
@@ -56,6 +59,7 @@ __all__ = [
     "quality_focal_loss",
     "regression_loss",
     "regression_terms",
+    "seesaw_loss",
     "segmentation_loss",
     "sigmoid_focal_loss",
     "sinkhorn",

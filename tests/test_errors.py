@@ -27,6 +27,7 @@ CALLS = {
     F.distillation_loss: ({"logits": X, "teacher_logits": X}, (5,)),
     F.multi_positive_cross_entropy: ({"logits": X, "target": X.long()}, (5,)),
     F.embedding_distance: ({"pred": X, "target": X.long()}, (5, 3)),
+    F.mask_dice_loss: ({"logits": X, "target": X.long()}, (5,)),
 }
 BACKGROUND = r"in \[0, 3\], 3 meaning background"
 

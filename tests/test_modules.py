@@ -37,6 +37,7 @@ MODULES = {
         F.multi_positive_cross_entropy,
         {"others_in_both": True},
     ),
+    losses.MaskDiceLoss: (F.mask_dice_loss, {"squared": False, "eps": 0.5, "activated": True}),
     losses.EmbeddingDistanceLoss: (
         F.embedding_distance,
         {
@@ -64,7 +65,9 @@ def arguments(module: type) -> tuple[torch.Tensor, torch.Tensor]:
         return x, torch.arange(15).reshape(5, 3) % 4 - 1
     if module is losses.DistributionFocalLoss:
         return x, torch.rand(5, generator=g)
-    dense = module in (losses.RegressionLoss, losses.GaussianFocalLoss, losses.DistillationLoss)
+    dense = module in (
+        losses.RegressionLoss, losses.GaussianFocalLoss, losses.DistillationLoss, losses.MaskDiceLoss
+    )  # fmt: skip
     return x, torch.rand(5, 3, generator=g) if dense else INDEX
 
 
@@ -73,10 +76,10 @@ each = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 
 def test_every_function_has_its_module():
     # Choices, costs, a similarity and a maximum, not losses; a loss that needs a matching;
-    # and several losses at once.
+    # several losses at once; and a loss with an argument of its own.
     others = {"hard_negative_mask", "iou_match", "linear_assignment", "linear_sum_assignment"}
     others |= {"matching_cost", "pairwise_iou", "boundary_pool", "sinkhorn", "transport_cost"}
-    others |= {"matched_detection", "regression_terms"}
+    others |= {"matched_detection", "regression_terms", "seesaw_loss"}
     # Parts of losses that keep a state between their calls.
     others |= {"equalization_loss", "ghm_classification_loss", "ghm_regression_loss"}
     losses_of_functional = set(F.__all__) - others
@@ -86,7 +89,7 @@ def test_every_function_has_its_module():
     assert functions | pixel == losses_of_functional
     # Those of test_segmentation_modules.py and of tests named after the loss.
     pixel = {name for name in losses.__all__ if getattr(losses, name).__module__ in PIXEL_MODULES}
-    matchers = {"HungarianMatcher", "MatchedDetectionLoss"}
+    matchers = {"HungarianMatcher", "MatchedDetectionLoss", "SeesawLoss"}
     assert {module.__name__ for module in MODULES} | pixel | matchers == set(losses.__all__)
     assert all(getattr(fastloss, name) is getattr(losses, name) for name in losses.__all__)
 

@@ -1,12 +1,10 @@
 // CPU kernels of the stem `contrastive`: a row at a time, which the first-level caches hold between
 // the passes over it. Definition and edge rules: fastloss/reference/contrastive.py.
-#include <torch/csrc/stable/library.h>
-
 #include <limits>
-#include <tuple>
 #include <vector>
 
 #include "cpu/pixel_tiles.h"
+#include "cpu/row_losses.h"
 #include "cpu/workspace.h"
 
 namespace fastloss::cpu {
@@ -170,30 +168,11 @@ class Rows {
   const bool others_;
 };
 
-// The numbers of a tensor (N,), 1 if there is none.
-template <typename T>
-std::vector<T> numbers(const std::optional<Tensor>& tensor, int64_t count) {
-  std::vector<T> result(count, T(1));
-  if (!tensor) return result;
-  const Broadcast<T> source(*tensor);  // keeps the copy of a strided tensor
-  const T* from = source.load(0, count, result.data());
-  if (from != result.data()) std::copy(from, from + count, result.data());
-  return result;
-}
-
-template <typename T>
-Tensor reduced_rows(std::vector<T> losses, const std::vector<T>& weight, const Reduction& r,
-                    const Tensor& like, bool widen) {
-  for (int64_t i = 0; i < r.count; ++i) losses[i] *= weight[i];
-  const ScalarType type = result_type(like, widen);
-  if (r.none) {
-    Tensor result = torch::stable::new_empty(like, {r.count}, type);
-    Sink(result).store<T>(0, r.count, losses.data());
-    return result;
-  }
-  Tensor result = torch::stable::new_empty(like, std::vector<int64_t>{}, type);
-  finish_sum<T>({losses.begin(), losses.end()}, r, Sink(result));
-  return result;
+// The losses of all rows, as the functions of `row_losses.h` ask for them.
+auto rows_of(const Tensor& logits, const Tensor& target, bool others) {
+  return [=]<typename T>(const T* grads, const Sink& gradient) {
+    return Rows<T>(logits, target, others).run(grads, gradient);
+  };
 }
 
 Tensor contrastive(Tensor logits, Tensor target, std::optional<Tensor> weight,
@@ -201,12 +180,7 @@ Tensor contrastive(Tensor logits, Tensor target, std::optional<Tensor> weight,
                    std::string reduction, bool widen) {
   const int64_t n = logits.size(0);
   const Reduction r(weight, avg_factor, divisor, reduction, n, n);
-  const auto run = [&](auto sample) {
-    using T = decltype(sample);
-    return reduced_rows(Rows<T>(logits, target, others).run(nullptr, Sink()), numbers<T>(weight, n),
-                        r, logits, widen);
-  };
-  return logits.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
+  return row_losses(logits, r, widen, rows_of(logits, target, others));
 }
 
 std::tuple<Tensor, Tensor> contrastive_backward(Tensor grad, Tensor logits, Tensor target,
@@ -216,25 +190,7 @@ std::tuple<Tensor, Tensor> contrastive_backward(Tensor grad, Tensor logits, Tens
                                                 std::string reduction, bool, int64_t needs) {
   const int64_t n = logits.size(0);
   const Reduction r(weight, avg_factor, divisor, reduction, n, n);
-  std::tuple<Tensor, Tensor> result{gradient_like(logits, logits, needs, 0),
-                                    gradient_like(logits, weight.value_or(logits), needs, 1)};
-  const auto run = [&](auto sample) {
-    using T = decltype(sample);
-    std::vector<T> incoming =
-        r.none ? numbers<T>(grad, n) : std::vector<T>(n, numbers<T>(grad, 1)[0]);
-    const std::vector<T> weights = numbers<T>(weight, n);
-    std::vector<T> grads(n);
-    for (int64_t i = 0; i < n; ++i) {
-      incoming[i] /= static_cast<T>(r.divisor);
-      grads[i] = incoming[i] * weights[i];
-    }
-    const Sink sink = sink_for(std::get<0>(result), needs, 0);
-    std::vector<T> losses = Rows<T>(logits, target, others).run(grads.data(), sink);
-    for (int64_t i = 0; i < n; ++i) losses[i] *= incoming[i];
-    if (needs >> 1 & 1) Sink(std::get<1>(result)).store<T>(0, n, losses.data());
-  };
-  logits.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
-  return result;
+  return row_losses_backward(grad, logits, r, needs, rows_of(logits, target, others));
 }
 
 std::tuple<Tensor, Tensor> contrastive_with_gradient(Tensor logits, Tensor target,
@@ -244,16 +200,7 @@ std::tuple<Tensor, Tensor> contrastive_with_gradient(Tensor logits, Tensor targe
                                                      std::string reduction, bool widen) {
   const int64_t n = logits.size(0);
   const Reduction r(weight, avg_factor, divisor, reduction, n, n);
-  Tensor gradient = gradient_like(logits, logits, 1, 0);
-  const auto run = [&](auto sample) {
-    using T = decltype(sample);
-    const std::vector<T> weights = numbers<T>(weight, n);
-    std::vector<T> grads(weights);
-    for (T& grad : grads) grad /= static_cast<T>(r.divisor);
-    return reduced_rows(Rows<T>(logits, target, others).run(grads.data(), Sink(gradient)), weights,
-                        r, logits, widen);
-  };
-  return {logits.scalar_type() == ScalarType::Double ? run(double{}) : run(float{}), gradient};
+  return row_losses_with_gradient(logits, r, widen, rows_of(logits, target, others));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastloss, CPU, m) {

@@ -22,6 +22,8 @@ enum Statistic : int {
   kBceNegative,
   kPredicted,
   kCorrect,
+  kProbabilitySquared,
+  kTargetSquared,
   kStatistics
 };
 
@@ -30,7 +32,7 @@ constexpr int64_t bits(std::initializer_list<int> statistics) {
   for (int s : statistics) result |= int64_t(1) << s;
   return result;
 }
-constexpr int64_t kOfProbability = bits({kProbability, kOverlap, kProduct});
+constexpr int64_t kOfProbability = bits({kProbability, kOverlap, kProduct, kProbabilitySquared});
 constexpr int64_t kOfSoftmaxFocal = bits({kSoftmaxFocal, kSoftmaxFocalTerm});
 constexpr int64_t kOfSigmoidFocal = bits({kSigmoidFocal, kSigmoidFocalTerm});
 constexpr int64_t kOfBce = bits({kBcePositive, kBceNegative});
@@ -77,7 +79,7 @@ struct TableOptions {
   }
   bool uses_rows() const {
     return has(kOfSigmoidFocal | kOfBce) || (!softmax && has(kOfProbability)) ||
-           (!index && has(kOfPrediction | bits({kTarget, kValid})));
+           (!index && has(kOfPrediction | bits({kTarget, kTargetSquared, kValid})));
   }
   // Whether class indices have to be made dense for it.
   bool uses_one_hot() const { return index && (has(kOfBce) || (!softmax && has(kOfProbability))); }
@@ -103,13 +105,21 @@ struct Sigmoids {
 
   FASTLOSS_FN Logit<T> at(const T* x, int64_t j) const { return {x[j], p[j], q[j], tail[j]}; }
 };
-template <int64_t kWidth, typename T>
+// Without the tail, which sums of probabilities alone do not need, a third of the work is saved.
+template <bool kTail, int64_t kWidth, typename T>
 FASTLOSS_SIMD void sigmoids_of(const T* __restrict x, Sigmoids<kWidth, T>* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     const Logit<T> in(x[j]);
-    out->p[j] = in.p, out->q[j] = in.q, out->tail[j] = in.softplus_tail;
+    out->p[j] = in.p, out->q[j] = in.q;
+    if constexpr (kTail) out->tail[j] = in.softplus_tail;
   }
+}
+template <int64_t kWidth, typename T>
+void sigmoids_for(const TableOptions& o, const T* x, Sigmoids<kWidth, T>* out) {
+  if (!o.uses_sigmoid()) return;
+  const bool tail = o.has(kOfSigmoidFocal | kOfBce);
+  (tail ? &sigmoids_of<true, kWidth, T> : &sigmoids_of<false, kWidth, T>)(x, out);
 }
 
 // t of class c from labels.

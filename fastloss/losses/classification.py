@@ -1,11 +1,11 @@
-"""Binary classification losses with a modulating factor."""
+"""Classification losses with a modulating factor."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from .. import functional
-from ._module import FunctionalLoss
+from ._module import FunctionalLoss, WithOptions
 
 
 class SigmoidFocalLoss(FunctionalLoss):
@@ -91,4 +91,25 @@ class BinaryCrossEntropyLoss(FunctionalLoss):
             ignore_index=ignore_index,
             avg_non_ignore=avg_non_ignore,
             reduction=reduction,
+        )
+
+
+class SeesawLoss(WithOptions):
+    """Module form of `fastloss.functional.seesaw_loss`: forward(logits (N, C), classes (N,) with C
+    for background, class_count (C,), weight=None, avg_factor=None). Counting is the caller's;
+    `fastloss.compat.mmdet.SeesawLoss` counts."""
+
+    def __init__(self, p: float = 0.8, q: float = 2.0, eps: float = 1e-2, reduction: str = "mean"):
+        super().__init__(p=p, q=q, eps=eps, reduction=reduction)
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        class_count: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+    ) -> Tensor:
+        return functional.seesaw_loss(
+            input, target, class_count, weight=weight, avg_factor=avg_factor, **self._options()
         )

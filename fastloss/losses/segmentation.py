@@ -208,3 +208,19 @@ class MCCLoss(_TermLoss):
         super().__init__(
             mode=mode, eps=eps, ignore_index=ignore_index, from_logits=from_logits, group=group
         )
+
+
+class MaskDiceLoss(FunctionalLoss):
+    """Module form of `fastloss.functional.mask_dice_loss`: forward(logits (N, *), target (N, *),
+    weight=None, avg_factor=None)."""
+
+    function = staticmethod(functional.mask_dice_loss)
+
+    def __init__(
+        self,
+        squared: bool = True,
+        eps: float = 1e-3,
+        activated: bool = False,
+        reduction: str = "mean",
+    ):
+        super().__init__(squared=squared, eps=eps, activated=activated, reduction=reduction)

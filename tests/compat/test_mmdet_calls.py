@@ -13,7 +13,9 @@ IDS = torch.arange(N) % (C + 1)
 LOGITS = torch.linspace(-3, 3, N * C).reshape(N, C)
 
 PER_BOX = ("IoULoss", "GIoULoss", "DIoULoss", "CIoULoss", "EIoULoss", "SIoULoss")
-PER_ROW = ("FocalLoss", "DistributionFocalLoss", "KnowledgeDistillationKLDivLoss", *PER_BOX)
+PER_ROW = (
+    "QualityFocalLoss", "DistributionFocalLoss", "KnowledgeDistillationKLDivLoss", *PER_BOX
+)  # fmt: skip
 CALLS = {
     **dict.fromkeys((*PER_BOX, "BoundedIoULoss"), (BOXES, BOXES.roll(1, 0))),
     "L1Loss": (BOXES, BOXES.roll(1, 0)),
@@ -64,7 +66,6 @@ def step(loss, pred, target, *args, **kwargs):
 def weight_for(name):
     if name in PER_ENTRY:
         return LOGITS.abs()
-    return torch.linspace(-1, 1, N) if name in ("QualityFocalLoss", *PER_BOX) else BOXES - 1
     return torch.linspace(-1, 1, N) if name in PER_ROW else BOXES - 1
 
 

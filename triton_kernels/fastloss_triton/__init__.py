@@ -25,6 +25,7 @@ from . import (  # noqa: F401
     regression_loss,
     regression_terms,
     scale,
+    seesaw,
     segmentation_loss,
     segmentation_table,
     sigmoid_focal,

@@ -32,6 +32,7 @@ from fastloss.compat.mmdet.cross_entropy import (
     mask_cross_entropy,
 )
 from fastloss.compat.mmdet.ddq import DDQAuxLoss
+from fastloss.compat.mmdet.dice import DiceLoss, dice_loss
 from fastloss.compat.mmdet.distribution import (
     DistributionFocalLoss,
     KnowledgeDistillationKLDivLoss,
@@ -72,6 +73,7 @@ from fastloss.compat.mmdet.regression import (
     mse_loss,
     smooth_l1_loss,
 )
+from fastloss.compat.mmdet.seesaw import SeesawLoss, seesaw_ce_loss
 from fastloss.compat.mmdet.tracking import (
     L2Loss,
     MarginL2Loss,
@@ -94,6 +96,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DDQAuxLoss",
     "DIoULoss",
+    "DiceLoss",
     "DistributionFocalLoss",
     "EIoULoss",
     "EQLV2Loss",
@@ -110,6 +113,7 @@ __all__ = [
     "MultiPosCrossEntropyLoss",
     "QualityFocalLoss",
     "SIoULoss",
+    "SeesawLoss",
     "SmoothL1Loss",
     "TripletLoss",
     "VarifocalLoss",
@@ -122,6 +126,7 @@ __all__ = [
     "carl_loss",
     "ciou_loss",
     "cross_entropy",
+    "dice_loss",
     "diou_loss",
     "distribution_focal_loss",
     "eiou_loss",
@@ -141,6 +146,7 @@ __all__ = [
     "quality_focal_loss_tensor_target",
     "quality_focal_loss_with_prob",
     "reduce_loss",
+    "seesaw_ce_loss",
     "sigmoid_focal_loss",
     "siou_loss",
     "smooth_l1_loss",
