@@ -39,7 +39,6 @@ def _dice(name: str, reason: str, *, squared: bool) -> Workload:
         sizes={"small": (100, 12544), "large": (6400, 12544)},
         reason=reason,
         upstream=(Upstream("mmdet", "DiceLoss", {"naive_dice": not squared}),),
-        suite="mmdet",
         reads=2,
     )
 
@@ -56,7 +55,6 @@ WORKLOADS = (
         reason="classes of LVIS: factors of all rows and classes, and of all pairs of classes",
         upstream=(Upstream("mmdet", "seesaw_ce_loss"),),
         ours=mmdet.seesaw_ce_loss,
-        suite="mmdet",
         reads=2,
     ),
     _dice("mask_dice", "V-Net's form, with squares in the divisor", squared=True),

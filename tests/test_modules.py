@@ -65,12 +65,15 @@ def arguments(module: type) -> tuple[torch.Tensor, torch.Tensor]:
         return x, torch.arange(15).reshape(5, 3) % 4 - 1
     if module is losses.DistributionFocalLoss:
         return x, torch.rand(5, generator=g)
-    dense = module in (
-        losses.RegressionLoss, losses.GaussianFocalLoss, losses.DistillationLoss, losses.MaskDiceLoss
-    )  # fmt: skip
-    return x, torch.rand(5, 3, generator=g) if dense else INDEX
+    return x, torch.rand(5, 3, generator=g) if module in DENSE else INDEX
 
 
+DENSE = (
+    losses.RegressionLoss,
+    losses.GaussianFocalLoss,
+    losses.DistillationLoss,
+    losses.MaskDiceLoss,
+)
 each = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 
 
