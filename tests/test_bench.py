@@ -29,6 +29,10 @@ def run(workload, function, monkeypatch, on=CPU):
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_fastloss_and_baseline_agree(name, monkeypatch):
     workload = tiny(name)
+    try:
+        contenders.plain(workload)
+    except ImportError as missing:
+        pytest.skip(str(missing))
     found = run(workload, contenders.ours(workload, CPU.device).function, monkeypatch)
     assert set(found) == {EAGER, FASTLOSS}
     for record in found.values():

@@ -39,7 +39,7 @@ def joined(loss, *calls):
 
 def assert_same(losses, scores, weight, *rest, calls=(LABELS, OTHERS, LABELS), **options):
     ours, theirs = (joined(loss, *calls) for loss in losses)
-    assert_parity(ours, theirs, scores, weight, *rest, scale=1.0, **options)
+    assert_parity(ours, theirs, scores, weight, *rest, scale=1.0, rounds=True, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
