@@ -80,7 +80,9 @@ def test_classification(options, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_regression(options, dtype):
+    # The last weights add up to less than 1.
     calls = ((LOGITS, SOFT, WEIGHT), (LOGITS / 9, SOFT / 9, WEIGHT), (LOGITS, SOFT[:1], WEIGHT))
+    calls = (*calls, (LOGITS, SOFT, 1e-3 * WEIGHT))
     several_calls(*make("GHMR", mu=0.25, **OPTIONS[options]), calls, dtype)
 
 
@@ -130,8 +132,8 @@ def test_beyond_the_bins():
     ours, theirs = (loss(pred, target, weight) for loss in make("GHMC", momentum=0.5))
     assert ours.isnan() and theirs.isnan()
     # mmdet: NaN, though the element is not valid
-    loss = mmdet.GHMC()(pred, target.clamp(max=1), torch.tensor([[1.0, 1.0, 0.0, 1.0]]))
-    assert loss.isfinite()
+    loss = mmdet.GHMC()(pred.requires_grad_(), target, torch.tensor([[1.0, 1.0, 0.0, 1.0]]))
+    assert loss.isfinite() and torch.autograd.grad(loss, pred)[0][0, 2] == 0
 
 
 def test_modules_of_other_dtypes():
