@@ -198,6 +198,7 @@ class PixelTarget {
         strict_(strict) {}
 
   const bool is_index;
+  bool ignores() const { return ignore_index_.has_value(); }
 
   // Labels of `count` pixels, filled up with -1. One that is out of range is noted, and background.
   template <typename L>

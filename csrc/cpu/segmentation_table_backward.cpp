@@ -219,11 +219,12 @@ class GradientKernel {
         std::fill(of_t, of_t + kWidth, g.of[kTarget][c]);
         if (o_.has(kTargetSquared)) add_scaled<kWidth, T>(t, T(2) * g.of[kTargetSquared][c], of_t);
         row<true, kWidth>(r, c, g, of_x, of_t);
-        clear_ignored<kWidth, T>(label, of_t);
+        if (target_.ignores()) clear_ignored<kWidth, T>(label, of_t);
       } else {
         row<false, kWidth>(r, c, g, of_x, nullptr);
       }
-      if (!o_.index || o_.uses_one_hot()) clear_ignored<kWidth, T>(label, of_x);
+      if (target_.ignores() && (!o_.index || o_.uses_one_hot()))
+        clear_ignored<kWidth, T>(label, of_x);
     }
   }
 

@@ -74,9 +74,8 @@ def mask_dice_loss(
     table = segmentation.table(x, t, statistics, *reading)[..., 0]  # (N, 3)
     sums = dict(zip(columns(statistics), table.unbind(1)))
     total = sums[f"probability{power}"] + sums[f"target{power}"]
-    if squared:
-        loss = 1 - 2 * sums["product"] / (total + 2 * eps)
-    else:
-        loss = 1 - (2 * sums["product"] + eps) / (total + eps)
+    divisor_of_mask = total + (2 * eps if squared else eps)
+    rest = torch.sub(divisor_of_mask if squared else total, sums["product"], alpha=2)
+    loss = rest / divisor_of_mask
     dtype = torch.promote_types(segmentation.result_dtype(logits), target.dtype)
     return reduce(loss, weight, avg_factor, divisor, reduction, len(loss), dtype)
