@@ -6,8 +6,8 @@ from torch import Tensor
 
 from . import _common as common
 
-ELEMENTS = 2048  # of a block: 16 for each of 128 lanes
-NARROWEST, WIDEST = 32, 2048  # columns that a program holds at a time
+ELEMENTS = 1024  # of a block: 8 for each of 128 lanes, as registers hold them
+NARROWEST, WIDEST = 32, 1024  # columns that a program holds at a time
 INFINITY = tl.constexpr(float("inf"))
 # Strides decide whether loads are vectors; the rest does not matter.
 kernel = triton.jit(
