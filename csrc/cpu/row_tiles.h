@@ -2,6 +2,8 @@
 // rows, such as the 17 logits of a distance, fill vectors too, and no sum goes across lanes.
 #pragma once
 
+#include <cstring>
+
 #include "cpu/elementwise.h"
 #include "cpu/workspace.h"
 
@@ -14,10 +16,59 @@ constexpr int64_t kTileRows = 64;
 template <typename T>
 using Offset = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FASTLOSS_SHUFFLES
+#endif
+#endif
+
+#ifdef FASTLOSS_SHUFFLES
+// 8 x 8 floats, transposed in registers: a third of the time of loads and stores far apart. Each
+// round interleaves the upper half of the rows with the lower one, which moves every bit of an
+// element's index (row, column) up by one place.
+struct Square {
+  static constexpr int64_t kSize = 8;
+  typedef float Vector __attribute__((vector_size(kSize * sizeof(float))));
+  Vector rows[kSize];
+
+  FASTLOSS_FN void transpose() {
+    for (int round = 0; round < 3; ++round) {
+      Vector mixed[kSize];
+      for (int64_t k = 0; k < kSize / 2; ++k) {
+        const Vector a = rows[k], b = rows[k + kSize / 2];
+        mixed[2 * k] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+        mixed[2 * k + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+      }
+      for (int64_t k = 0; k < kSize; ++k) rows[k] = mixed[k];
+    }
+  }
+};
+#endif
+
 template <typename T>
 FASTLOSS_SIMD void transpose_rows_in(const T* __restrict rows, const Offset<T>* __restrict starts,
                                      int64_t columns, int64_t column_stride, T* __restrict tile) {
-  for (int64_t c = 0; c < columns; ++c)
+  int64_t c = 0;
+#ifdef FASTLOSS_SHUFFLES
+  if constexpr (std::is_same_v<T, float>) {
+    // Eight rows to their end, then the next, which is the order of memory; but short rows side by
+    // side are no stream that the processor would foresee.
+    const int64_t ahead = starts[16] - starts[0];
+    for (int64_t j = 0; column_stride == 1 && j < kTileRows; j += Square::kSize)
+      for (c = 0; c + Square::kSize <= columns; c += Square::kSize) {
+        Square square;
+        for (int64_t k = 0; k < Square::kSize; ++k) {
+          const T* row = rows + starts[j + k] + c;
+          memcpy(&square.rows[k], row, sizeof(Square::Vector));
+          __builtin_prefetch(row + ahead);
+        }
+        square.transpose();
+        for (int64_t k = 0; k < Square::kSize; ++k)
+          memcpy(tile + (c + k) * kTileRows + j, &square.rows[k], sizeof(Square::Vector));
+      }
+  }
+#endif
+  for (; c < columns; ++c)
 #pragma GCC ivdep
     for (int64_t j = 0; j < kTileRows; ++j)
       tile[c * kTileRows + j] = rows[c * column_stride + starts[j]];
@@ -26,7 +77,21 @@ FASTLOSS_SIMD void transpose_rows_in(const T* __restrict rows, const Offset<T>* 
 template <typename T>
 FASTLOSS_SIMD void transpose_rows_out(const T* __restrict tile, const Offset<T>* __restrict starts,
                                       int64_t columns, T* __restrict rows) {
-  for (int64_t c = 0; c < columns; ++c)
+  int64_t c = 0;
+#ifdef FASTLOSS_SHUFFLES
+  if constexpr (std::is_same_v<T, float>) {
+    for (int64_t j = 0; j < kTileRows; j += Square::kSize)
+      for (c = 0; c + Square::kSize <= columns; c += Square::kSize) {
+        Square square;
+        for (int64_t k = 0; k < Square::kSize; ++k)
+          memcpy(&square.rows[k], tile + (c + k) * kTileRows + j, sizeof(Square::Vector));
+        square.transpose();
+        for (int64_t k = 0; k < Square::kSize; ++k)
+          memcpy(rows + starts[j + k] + c, &square.rows[k], sizeof(Square::Vector));
+      }
+  }
+#endif
+  for (; c < columns; ++c)
 #pragma GCC ivdep
     for (int64_t j = 0; j < kTileRows; ++j) rows[c + starts[j]] = tile[c * kTileRows + j];
 }

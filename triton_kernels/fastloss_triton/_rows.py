@@ -6,8 +6,8 @@ from torch import Tensor
 
 from . import _common as common
 
-ELEMENTS = 2048  # of a block: 16 for each of 128 lanes
-WIDEST = 2048  # columns that a program holds at a time
+ELEMENTS = 1024  # of a block: 8 for each of 128 lanes, as registers hold them
+NARROWEST, WIDEST = 32, 1024  # columns that a program holds at a time
 INFINITY = tl.constexpr(float("inf"))
 # Strides decide whether loads are vectors; the rest does not matter.
 kernel = triton.jit(
@@ -20,9 +20,9 @@ kernel = triton.jit(
 
 def block(logits: Tensor) -> dict[str, int]:
     """ROWS rows for each program, of which it holds BLOCK columns at a time."""
-    columns = min(triton.next_power_of_2(logits.shape[1]), WIDEST)
+    columns = min(max(triton.next_power_of_2(logits.shape[1]), NARROWEST), WIDEST)
     elements = ELEMENTS // 2 if logits.element_size() == 8 else ELEMENTS
-    return {"ROWS": max(min(elements // columns, 128), 1), "BLOCK": columns}
+    return {"ROWS": max(elements // columns, 1), "BLOCK": columns}
 
 
 def reduction(logits: Tensor, weight, avg_factor, divisor, kind: str) -> common.Reduction:

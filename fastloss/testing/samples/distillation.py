@@ -30,7 +30,7 @@ def samples() -> Iterator[Sample]:
 
     # One class; more than a tile of rows; more columns than are summed at once, or held.
     for shape, tags, temperature, reduction in (
-        ((2, 1), "small", 10.0, "sum"),
+        ((2, 1), "edge", 10.0, "sum"),
         ((7, 5), "small smooth", 10.0, "none"),
         ((131, 17), "large", 10.0, "mean"),
         ((3, 2100), "large", 2.5, "none"),

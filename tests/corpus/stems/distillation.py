@@ -17,7 +17,7 @@ from .segmentation_table import VALUES
 def _cases(draw: st.DrawFn) -> Case:
     is_wild, count = draw(wild), draw(st.sampled_from(ROWS))
     columns = draw(st.sampled_from((1, 2, 5, 17, 81, 255, 256, 257, 600)))
-    shape = (min(count, 8_000 // columns), columns)
+    shape = (min(count, 3_000 // columns), columns)
     logits, teacher = normal(draw(seeds), shape), normal(draw(seeds), shape)
     logits *= draw(st.sampled_from((1.0, 5.0)))
     excluded = torch.rand(columns, generator=torch.Generator().manual_seed(draw(seeds))) < 0.2
