@@ -73,7 +73,9 @@ def mmdet() -> types.SimpleNamespace:
     _stand_in("mmcv.ops", sigmoid_focal_loss=_mmcv_sigmoid_focal_loss)
 
     losses = importlib.import_module("mmdet.models.losses")
-    namespace = types.SimpleNamespace(bbox_overlaps=bbox.bbox_overlaps)
+    namespace = types.SimpleNamespace(
+        bbox_overlaps=bbox.bbox_overlaps, public_names=tuple(losses.__all__)
+    )
     for file in sorted(package.glob("models/losses/[!_]*.py")):
         vars(namespace).update(_defined_in(sys.modules[f"{losses.__name__}.{file.stem}"]))
     costs = importlib.import_module(f"{task_modules}.assigners.match_cost")

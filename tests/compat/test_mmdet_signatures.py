@@ -20,6 +20,10 @@ def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
+def test_every_name_is_here():
+    assert {*upstream.public_names, "LOSSES", "build_loss"} <= set(mmdet.__all__)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_signature(name):
     assert parameters(getattr(mmdet, name)) == parameters(getattr(upstream, name))
