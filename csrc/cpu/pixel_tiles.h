@@ -53,7 +53,22 @@ class Planes {
     return direct ? static_cast<T*>(data_) + n * strides_[0] + p : nullptr;
   }
   int64_t row_stride() const { return strides_[1]; }
+  int64_t pixel_stride() const { return strides_[2]; }
   int64_t image_stride() const { return strides_[0]; }
+
+  // Class 0 of pixel p of image n, if the tensor holds T, else nullptr.
+  template <typename T>
+  T* pixel(int64_t n, int64_t p) const {
+    const int64_t at = n * strides_[0] + p * strides_[2];
+    return type_ == scalar_type_of<T>() ? static_cast<T*>(data_) + at : nullptr;
+  }
+  // Calls f with the same as a pointer to the type of the tensor.
+  template <typename F>
+  void at(int64_t n, int64_t p, const F& f) const {
+    dispatch_float(type_, [&](auto sample) {
+      f(static_cast<decltype(sample)*>(data_) + n * strides_[0] + p * strides_[2]);
+    });
+  }
 
   // Class c of image n of a contiguous tensor of T.
   template <typename T>
@@ -274,14 +289,16 @@ class PixelTarget {
 };
 
 // Calls body(chunk, n, first pixel, pixels) for every chunk, in parallel.
-inline int64_t chunks_of(const Planes& x) { return (x.pixels + kPixels - 1) / kPixels; }
+inline int64_t chunks_of(const Planes& x, int64_t size = kPixels) {
+  return (x.pixels + size - 1) / size;
+}
 template <typename Body>
-void for_each_chunk(const Planes& x, const Body& body) {
-  const int64_t chunks = chunks_of(x);
+void for_each_chunk(const Planes& x, const Body& body, int64_t size = kPixels) {
+  const int64_t chunks = chunks_of(x, size);
   torch::stable::parallel_for(0, x.images * chunks, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const int64_t p = i % chunks * kPixels;
-      body(i, i / chunks, p, std::min(kPixels, x.pixels - p));
+      const int64_t p = i % chunks * size;
+      body(i, i / chunks, p, std::min(size, x.pixels - p));
     }
   });
 }
