@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bench import box_sets, detection, inputs, matching, segmentation, tracking, transport
+from bench import (
+    box_sets,
+    cross_entropy,
+    detection,
+    inputs,
+    matching,
+    segmentation,
+    tracking,
+    transport,
+)
 from bench.inputs import Inputs, Shape, Source
 from bench.workload import Upstream, Workload
 
@@ -21,6 +30,7 @@ SUITES = {
     "detection": "Whole detection losses, matching included: forward and backward",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
     "tracking": "Tracking losses: forward and backward, gradient to the predictions",
+    "mmdet": "Losses of mmdet's heads: forward and backward, gradient to the predictions",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
 
@@ -196,6 +206,7 @@ _ALL = (
     *detection.WORKLOADS,
     *segmentation.WORKLOADS,
     *tracking.WORKLOADS,
+    *cross_entropy.WORKLOADS,
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}

@@ -1,5 +1,5 @@
-// Tiles of pixels of (N, C, P) tensors: all classes of 256 (or 32) neighbouring pixels, so that one
-// read of the logits serves every loss. The cut into chunks depends on the shape only, and sums of
+// Tiles of pixels of (N, C, P) tensors: all classes of 256 (or 32) neighbours, so that one read of
+// the logits serves every loss. The cut into chunks depends on the shape only, and sums of
 // chunks are added in order, so results are the same for any number of threads.
 #pragma once
 
@@ -56,13 +56,7 @@ class Planes {
   int64_t pixel_stride() const { return strides_[2]; }
   int64_t image_stride() const { return strides_[0]; }
 
-  // Class 0 of pixel p of image n, if the tensor holds T, else nullptr.
-  template <typename T>
-  T* pixel(int64_t n, int64_t p) const {
-    const int64_t at = n * strides_[0] + p * strides_[2];
-    return type_ == scalar_type_of<T>() ? static_cast<T*>(data_) + at : nullptr;
-  }
-  // Calls f with the same as a pointer to the type of the tensor.
+  // Calls f with the address of class 0 of pixel p of image n, in the type of the tensor.
   template <typename F>
   void at(int64_t n, int64_t p, const F& f) const {
     dispatch_float(type_, [&](auto sample) {
