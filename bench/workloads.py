@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import (
     box_sets,
+    cross_entropy,
     detection,
     inputs,
     instances,
@@ -33,7 +34,6 @@ SUITES = {
     "detection": "Whole detection losses, matching included: forward and backward",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
     "tracking": "Tracking losses: forward and backward, gradient to the predictions",
-    "mmdet": "Classes of mmdet.models.losses: forward and backward, gradient to the predictions",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
 
@@ -212,6 +212,7 @@ _ALL = (
     *tables.WORKLOADS,
     *rows.WORKLOADS,
     *instances.WORKLOADS,
+    *cross_entropy.WORKLOADS,
     *mmdet.WORKLOADS,
 )
 

@@ -45,6 +45,14 @@ CROSS_ENTROPY = [
     ({"label_smoothing": 1.1}, ValueError, "label_smoothing must be <= 1, got 1.1"),
     ({"label_smoothing": float("nan")}, ValueError, "label_smoothing must be finite, got nan"),
     ({"label_smoothing": torch.ones(())}, TypeError, "label_smoothing must be a number, got Tens"),
+    ({"weight": [1.0] * 4}, TypeError, "weight must be a tensor, got list"),
+    ({"weight": torch.ones(3)}, ValueError, r"weight .* loss of shape \(2, 4\), got \(3,\)"),
+    ({"weight": torch.ones(1, 2, 4)}, ValueError, r"weight .* \(2, 4\), got \(1, 2, 4\)"),
+    ({"weight": torch.ones(4, device="meta")}, ValueError, "weight must be on .* cpu, got meta"),
+    ({"avg_factor": 2, "reduction": "sum"}, ValueError, 'avg_factor needs .*, got "sum"'),
+    ({"avg_factor": -1.0}, ValueError, "avg_factor must be >= 0, got -1.0"),
+    ({"avg_factor": torch.ones(2)}, ValueError, r"avg_factor .* got shape \(2,\)"),
+    ({"avg_factor": torch.ones((), device="meta")}, ValueError, "avg_factor .* got meta"),
 ]
 
 CALL = [

@@ -113,13 +113,21 @@ def test_defaults_are_those_of_the_function(module, shared, options):
 @each_whole
 def test_whole_functions(module, function, options):
     ours, parameters = (inspect.signature(f).parameters for f in (module, function))
-    assert [name for name in ours if name != "values"] == [*parameters][2:]
+    of_call = ("weight", "avg_factor")
+    names = [name for name in [*parameters][2:] if name not in of_call]
+    assert [name for name in ours if name != "values"] == names
     for name, parameter in parameters.items():
         if name in ours:
             assert ours[name].default == parameter.default
     expected = function(X, LABELS, **options)
     expected = expected[0] if isinstance(expected, tuple) else expected
     assert torch.equal(module(**options)(X, LABELS), expected)
+
+
+def test_cross_entropy_takes_weights():
+    call = {"weight": torch.rand(2, 1, 5), "avg_factor": 3.0}
+    loss = losses.CrossEntropyLoss(label_smoothing=0.1)(X, LABELS, **call)
+    assert torch.equal(loss, F.cross_entropy(X, LABELS, label_smoothing=0.1, **call))
 
 
 def test_values_and_metrics_on_request():

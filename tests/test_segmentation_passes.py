@@ -1,4 +1,5 @@
-"""A call reads the logits once forward and once backward, and writes their gradient once."""
+"""A call reads the logits once forward and once backward, and writes their gradient once; a reduced
+cross entropy of float32 once for both."""
 
 import pytest
 import torch
@@ -38,6 +39,10 @@ CALLS = [(whole, ONE), (whole, FOUR), (with_metrics, FOUR), (dense, ONE), (dense
 CALLS += [(cross_entropy, reduction) for reduction in ("none", "mean")]
 
 
+def is_one_pass(function, terms, dtype=torch.float32):
+    return function is cross_entropy and terms == "mean" and dtype == torch.float32
+
+
 @kernels
 @pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last), ids=str)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
@@ -50,9 +55,10 @@ def test_one_read_forward_and_one_read_and_write_backward(function, terms, dtype
     traffic = torch.ops.fastloss._traffic
     traffic()
     loss = function(x, target, terms)
-    assert traffic() == [size, 0]
+    one_pass = is_one_pass(function, terms, dtype)
+    assert traffic() == [size, size * one_pass]
     (gradient,) = torch.autograd.grad(loss.sum(), x)
-    assert traffic() == [size, size]
+    assert traffic() == ([0, 0] if one_pass else [size, size])
     assert gradient.stride() == x.stride()
 
 
@@ -97,9 +103,10 @@ def test_one_op_reads_the_logits_and_the_only_large_result_is_the_gradient(funct
     target = torch.randint(0, CLASSES, (2, 9, 11))
     with Large() as seen:
         loss = function(x, target, terms).sum()
-        assert len(seen.read) == 1 and not seen.made
+        one_pass = is_one_pass(function, terms)
+        assert len(seen.read) == 1 and seen.made == seen.read * one_pass
         torch.autograd.grad(loss, x)
-    assert len(seen.read) == 2 and seen.made == seen.read[1:]
+    assert len(seen.read) == 2 - one_pass and seen.made == seen.read[-1:]
 
 
 class Counter:
@@ -138,4 +145,4 @@ def test_triton_loads_every_logit_once(function, terms, layout, triton_kernels, 
         loss = function(x, target, terms).sum()
         assert counter.take() == x.numel()
         torch.autograd.grad(loss, x)
-        assert counter.take() == x.numel()
+        assert counter.take() == x.numel() * (not is_one_pass(function, terms))

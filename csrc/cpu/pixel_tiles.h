@@ -1,5 +1,5 @@
-// Tiles of pixels of (N, C, P) tensors: all classes of 256 (or 32) neighbouring pixels, so that one
-// read of the logits serves every loss. The cut into chunks depends on the shape only, and sums of
+// Tiles of pixels of (N, C, P) tensors: all classes of 256 (or 32) neighbours, so that one read of
+// the logits serves every loss. The cut into chunks depends on the shape only, and sums of
 // chunks are added in order, so results are the same for any number of threads.
 #pragma once
 
@@ -53,7 +53,16 @@ class Planes {
     return direct ? static_cast<T*>(data_) + n * strides_[0] + p : nullptr;
   }
   int64_t row_stride() const { return strides_[1]; }
+  int64_t pixel_stride() const { return strides_[2]; }
   int64_t image_stride() const { return strides_[0]; }
+
+  // Calls f with the address of class 0 of pixel p of image n, in the type of the tensor.
+  template <typename F>
+  void at(int64_t n, int64_t p, const F& f) const {
+    dispatch_float(type_, [&](auto sample) {
+      f(static_cast<decltype(sample)*>(data_) + n * strides_[0] + p * strides_[2]);
+    });
+  }
 
   // Class c of image n of a contiguous tensor of T.
   template <typename T>
@@ -275,14 +284,16 @@ class PixelTarget {
 };
 
 // Calls body(chunk, n, first pixel, pixels) for every chunk, in parallel.
-inline int64_t chunks_of(const Planes& x) { return (x.pixels + kPixels - 1) / kPixels; }
+inline int64_t chunks_of(const Planes& x, int64_t size = kPixels) {
+  return (x.pixels + size - 1) / size;
+}
 template <typename Body>
-void for_each_chunk(const Planes& x, const Body& body) {
-  const int64_t chunks = chunks_of(x);
+void for_each_chunk(const Planes& x, const Body& body, int64_t size = kPixels) {
+  const int64_t chunks = chunks_of(x, size);
   torch::stable::parallel_for(0, x.images * chunks, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const int64_t p = i % chunks * kPixels;
-      body(i, i / chunks, p, std::min(kPixels, x.pixels - p));
+      const int64_t p = i % chunks * size;
+      body(i, i / chunks, p, std::min(size, x.pixels - p));
     }
   });
 }

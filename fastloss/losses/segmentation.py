@@ -18,9 +18,9 @@ class _PixelLoss(FunctionalLoss):
         return type(self).function(input, target, **self._options())
 
 
-class CrossEntropyLoss(_PixelLoss):
+class CrossEntropyLoss(FunctionalLoss):
     """Module form of `fastloss.functional.cross_entropy`: forward(logits (N, C, *), class indices
-    (N, *))."""
+    (N, *), weight=None, avg_factor=None)."""
 
     function = staticmethod(functional.cross_entropy)
 

@@ -12,6 +12,8 @@ They are e^(x_y - max) over the sum of these, so that equal logits have p = 1 / 
 Only -ln p has a gradient: `cross_entropy` gives it, 0 at pixels where the incoming one is 0.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,11 @@ from ._reduce import compute_dtype
 from .segmentation_table import check_indices
 
 IGNORED, HARDEST = 2.0, -1.0
+
+
+def _nll(ignore_index: int | None) -> tuple[Any, ...]:
+    """The arguments of `cross_entropy` that make it -ln p, after logits and target."""
+    return None, None, None, ignore_index, 0.0, None, "none", True
 
 
 def check(logits: Tensor, target: Tensor, ignore_index: int | None) -> None:
@@ -33,7 +40,7 @@ def forward(
     ignore_index: int | None,
 ) -> Tensor:
     """(2, N, P)"""
-    nll = cross_entropy.forward(logits, target, None, ignore_index, 0.0, 0.0, None, True)
+    nll = cross_entropy.forward(logits, target, *_nll(ignore_index))
     x, label = logits.detach().to(compute_dtype(logits)), target.long()
     inside = (label >= 0) & (label < x.shape[1])
     p = x.softmax(1).gather(1, torch.where(inside, label, 0)[:, None])[:, 0]
@@ -52,6 +59,4 @@ def backward(
     needs: int,
 ) -> list[Tensor]:
     """Gradient to the logits."""
-    return cross_entropy.backward(
-        grad[1], logits, target, None, ignore_index, 0.0, 0.0, None, True, needs
-    )
+    return cross_entropy.backward(grad[1], logits, target, *_nll(ignore_index), needs)[:1]

@@ -23,9 +23,9 @@ SCALAR_IN_DOUBLE = {"atan", "exp", "expm1", "log", "log1p"}
 # These add integers, compare and move numbers; the check counts floating-point arithmetic.
 WITHOUT_ARITHMETIC = {
     "are_tame", "bins_of", "clear_ignored", "convert_row", "count_up_to", "flags_of",
-    "gather_lanes", "has_mass", "keys_of", "label_row", "look_up", "mark", "mark_between",
-    "mark_chosen", "mark_others", "merge_sets", "nonzeros", "pick", "pick_sides", "roles_of",
-    "set_bits", "slots_of", "transpose_back", "transpose_lines", "transpose_rows_in",
+    "gather_lanes", "has_mass", "keys_of", "label_row", "load_rows", "look_up", "mark",
+    "mark_between", "mark_chosen", "mark_others", "merge_sets", "nonzeros", "pick", "pick_sides",
+    "roles_of", "set_bits", "slots_of", "transpose_back", "transpose_lines", "transpose_rows_in",
     "transpose_rows_out",
 }  # fmt: skip
 

@@ -73,8 +73,8 @@ def test_class_weights_are_linear(x, seed, reduction):
 
 
 @given(
-    seeds, st.sampled_from(((3, 4), (2, 4, 5), (2, 3, 2, 3), (1, 40, 7))), dtypes, layouts,
-    smoothings, reductions,
+    seeds, st.sampled_from(((3, 4), (2, 4, 5), (2, 3, 2, 3), (1, 40, 7), (35, 47), (20, 1000))),
+    dtypes, layouts, smoothings, reductions,
 )  # fmt: skip
 def test_equals_reference(seed, shape, dtype, layout, smoothing, reduction):
     x = 2 * tensor(seed, *shape)
@@ -82,3 +82,33 @@ def test_equals_reference(seed, shape, dtype, layout, smoothing, reduction):
     options = {"label_smoothing": smoothing, "reduction": reduction}
     sample = Sample("random", F.cross_entropy, {"logits": x, "target": target}, options, scale=0.1)
     assert_like_reference(sample, dtype, layout)
+
+
+@given(seeds, dtypes, smoothings, st.sampled_from((16, 31, 40)))
+def test_rows_are_read_where_they_lie(seed, dtype, smoothing, classes):
+    """The bits of a view, and of channels-last images, are those of a copy."""
+    wide = tensor(seed, 70, classes + 2).to(dtype)
+    target = torch.randint(0, classes, (70,), generator=torch.Generator().manual_seed(seed))
+    options = {"label_smoothing": smoothing, "reduction": "none"}
+    view = wide[:, :-2]
+    loss, gradient = run(view.contiguous(), target, **options)
+    of_view = run(view, target, **options)
+    assert torch.equal(of_view[0], loss) and torch.equal(of_view[1], gradient)
+    assert of_view[1].is_contiguous()
+    images = view.unflatten(0, (2, 35)).mT
+    of_images = run(images, target.view(2, 35), **options)
+    assert torch.equal(of_images[0].flatten(), loss)
+    assert torch.equal(of_images[1].mT.flatten(0, 1), gradient)
+
+
+@given(logits, seeds, smoothings)
+def test_weight_of_a_pixel_multiplies_it(x, seed, smoothing):
+    target, options = labels(x, seed), {"label_smoothing": smoothing}
+    weight = torch.rand(target.shape, dtype=torch.float64)
+    weight[0] = 0
+    x[0] = x[0].masked_fill(target[0] == -100, torch.nan)
+    loss, gradient = run(x, target, weight=weight, avg_factor=4.0, **options)
+    each, g = run(x, target, reduction="none", **options)
+    torch.testing.assert_close(loss, (each * weight).sum() / 4, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(gradient, g * weight[:, None] / 4, rtol=1e-12, atol=1e-13)
+    assert not gradient[0].any()

@@ -81,8 +81,8 @@ def backward(
     grad: Tensor, logits: Tensor, target: Tensor, ignore_index: int | None, needs: int
 ) -> Tensor:
     return cross_entropy.backward(
-        grad[1], logits, target, None, ignore_index, 0.0, 0.0, None, True, needs
-    )
+        grad[1], logits, target, None, None, None, ignore_index, 0.0, None, "none", True, needs
+    )[0]
 
 
 implement("ohem_pixels", "triton", forward)

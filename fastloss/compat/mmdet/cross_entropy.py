@@ -44,16 +44,15 @@ def cross_entropy(
     ignore_index (None: -100). Labels that are probabilities (N, C, *) go to torch.
     """
     ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
-    options = {"ignore_index": ignore_index}
     if avg_factor is None and avg_non_ignore and reduction == "mean":
         avg_factor = _count(label != ignore_index, pred)
     if label.is_floating_point():
         if class_weight is not None:
             class_weight = torch.as_tensor(class_weight, dtype=pred.dtype, device=pred.device)
-        loss = F.cross_entropy(pred, label, class_weight, reduction="none", **options)
+        loss = F.cross_entropy(pred, label, class_weight, None, ignore_index, reduction="none")
     else:
-        options["class_weight"] = class_weight
-        loss = functional.cross_entropy(pred, label, reduction="none", **options)
+        options = {"class_weight": class_weight, "ignore_index": ignore_index}
+        loss = NativeLoss(functional.cross_entropy, pred, label, label.shape, options)
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
 

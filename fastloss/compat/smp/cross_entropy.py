@@ -38,14 +38,22 @@ class SoftCrossEntropyLoss(nn.Module):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """(N, C, *) and (N, *) -> scalar, (N, 1, *) or (N, *)."""
-        if self.reduction in ("mean", "sum"):
-            return self.term_of(y_pred, y_true).value()
         y_true = self._labels(y_pred, y_true)
-        loss = self._unreduced(*self._one_image(y_pred, y_true))
-        return loss.reshape(self._shape(y_true))
+        reduction = self.reduction if self.reduction in ("mean", "sum") else "none"
+        try:
+            loss = functional.cross_entropy(
+                *self._one_image(y_pred, y_true),
+                label_smoothing=self._smoothing(),
+                ignore_index=self.ignore_index,
+                reduction=reduction,
+                avg_factor=y_true.numel() if reduction == "mean" else None,
+            )
+        except IndexError as error:
+            raise RuntimeError(str(error)) from error
+        return loss.reshape(self._shape(y_true)) if reduction == "none" else loss
 
     def term_of(self, y_pred: Tensor, y_true: Tensor) -> PixelTerm | None:
-        """What `forward` computes; None if it returns the loss of every pixel."""
+        """What `forward` computes, as a term of a sum; None if it returns losses of pixels."""
         if self.reduction not in ("mean", "sum"):
             return None
         y_true = self._labels(y_pred, y_true)
@@ -79,18 +87,6 @@ class SoftCrossEntropyLoss(nn.Module):
         if self.dim in (1, 1 - y_pred.dim()) and y_pred.dim() > 1:
             return y_pred, y_true
         return y_pred.movedim(self.dim, 0)[None], y_true[None]
-
-    def _unreduced(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        try:
-            return functional.cross_entropy(
-                y_pred,
-                y_true,
-                label_smoothing=self._smoothing(),
-                ignore_index=self.ignore_index,
-                reduction="none",
-            )
-        except IndexError as error:
-            raise RuntimeError(str(error)) from error
 
     def _shape(self, y_true: Tensor) -> tuple[int, ...]:
         keep = self.ignore_index is not None

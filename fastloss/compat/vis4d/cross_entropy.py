@@ -4,7 +4,6 @@ multi_level_seg_loss}.py)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,16 +134,15 @@ def _reduced(
     reduction = reduction_of(reducer)
     if reduction in (None, "none"):
         return reducer(cross_entropy(output, target, weights, ignore_index))
-    term: dict[str, Any] = {"reduction": reduction}
-    if reduction == "mean":  # not over the sum of the weights; of nothing 0 / 0
-        term["avg_factor"] = target.numel()
     return native(
-        functional.segmentation_loss,
+        functional.cross_entropy,
         *_rows(output, target),
-        terms={"cross_entropy": term},
         class_weight=weights,
         ignore_index=ignore_index,
-    )[0]
+        reduction=reduction,
+        # Not the sum of the weights; of nothing 0 / 0.
+        avg_factor=target.numel() if reduction == "mean" else None,
+    )
 
 
 def _rows(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
