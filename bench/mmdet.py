@@ -1,5 +1,6 @@
 """One workload a class of `mmdet.models.losses`: the mirrored class against mmdet's own, eager and
-compiled, as the heads of detectors call them."""
+compiled, as the heads of detectors call them. (Not DDQAuxLoss: mmdet's computes in float32 alone,
+so there is no truth to check against.)"""
 
 from __future__ import annotations
 
@@ -119,18 +120,6 @@ def corners(source: Source, shape: Shape) -> Inputs:
 def predicted_classes(source: Source, shape: Shape) -> Inputs:
     """Scores (N, C) and class ids (N,); no gradient."""
     return Inputs((source.normal(*shape), source.labels(*shape, 1.0)), differentiable=0)
-
-
-def queries(source: Source, shape: Shape) -> Inputs:
-    """Probabilities (B, P, C) and boxes (B, P, 4) of dense queries, 10 objects an image."""
-    batch, count, classes = shape
-    boxes = [inputs._jittered_boxes(source, count) for _ in range(batch)]
-    pred = torch.stack([first for first, _ in boxes])
-    gt_boxes = tuple(second[:10] for _, second in boxes)
-    gt_labels = tuple(source.labels(10, classes, 1.0) for _ in range(batch))
-    metas = tuple({"img_shape": (1024, 1024)} for _ in range(batch))
-    scores = source.normal(*shape, mean=-3.0).sigmoid_()
-    return Inputs((scores, pred, gt_boxes, gt_labels, metas), differentiable=2)
 
 
 def _row(
