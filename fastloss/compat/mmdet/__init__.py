@@ -2,7 +2,12 @@
 
 One flat namespace: what mmdet has in submodules (``mmdet.models.losses.iou_loss`` ...) is imported
 from here too: change the import line, nothing else. Arguments, defaults, values, gradients and
-exception types are mmdet's. No loss waits for the device.
+exception types are mmdet's.
+
+No loss waits for a device, but for two: SeesawLoss with reduction "none" returns a loss for each
+positive, so the number of positives has to be known; DDQAuxLoss assigns on the host, in one
+transfer each way for a batch. On the CPU, where nothing waits, values are looked at for the
+zero-weight shortcut (`shortcut`) and for errors.
 """
 
 from fastloss.compat.mmdet.accuracy import Accuracy, accuracy
