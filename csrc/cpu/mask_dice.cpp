@@ -13,22 +13,20 @@ namespace {
 // The threads share a mask of more elements, which outgrows their caches.
 constexpr int64_t kShared = 1 << 17;
 
-// What is kept of a logit: the smaller of p and q = 1 - p, as p or as -q. The other follows without
-// loss of digits.
+// p and q = 1 - p from the smaller of the two, so that neither loses digits.
 template <typename T>
-FASTLOSS_FN T smaller_of(T x) {
-  const T e = max_(tiny<T>(), exp_nonpositive(-abs_(x)));  // 0 would have no sign; keeps a NaN
-  const T smaller = e * inverse_1p(e);
-  return x < T(0) ? smaller : -smaller;
-}
-template <bool kSigmoid, typename T>
 struct Element {
   T p, q;
 
-  FASTLOSS_FN explicit Element(T kept)
-      : p(kSigmoid && kept < T(0) ? T(1) + kept : kept),
-        q(kSigmoid && kept < T(0) ? -kept : T(1) - kept) {}
+  FASTLOSS_FN Element(T smaller, bool is_q)
+      : p(is_q ? T(1) - smaller : smaller), q(is_q ? smaller : T(1) - smaller) {}
 };
+
+// The element again, from a logit's smaller number, negative where it is q, or from a probability.
+template <bool kSigmoid, typename T>
+FASTLOSS_FN Element<T> element_of(T kept) {
+  return kSigmoid ? Element<T>(abs_(kept), kept < T(0)) : Element<T>(kept, false);
+}
 
 // A and B.
 struct Sums {
@@ -42,12 +40,18 @@ FASTLOSS_SIMD void sums_of(const T* __restrict x, const T* __restrict t, int64_t
   T product = 0, rest = 0;
 #pragma omp simd reduction(+ : product, rest)
   for (int64_t j = 0; j < count; ++j) {
-    const T number = kSigmoid ? smaller_of(x[j]) : x[j];
-    const Element<kSigmoid, T> in(number);
+    T number = x[j];
+    const bool is_q = kSigmoid && !(number < T(0));
+    if constexpr (kSigmoid) {
+      // 0 would have no sign; a NaN is kept.
+      const T e = max_(tiny<T>(), exp_nonpositive(is_q ? -number : number));
+      number = e * inverse_1p(e);
+      kept[j] = is_q ? -number : number;
+    }
+    const Element<T> in(number, is_q);
     const T only_p = in.p * (T(1) - t[j]), only_t = in.q * t[j], d = only_p - only_t;
     product += in.p * t[j];
     rest += kSquared ? d * d : only_p + only_t;
-    if constexpr (kSigmoid) kept[j] = number;
   }
   *sums = {product, rest};
 }
@@ -63,7 +67,7 @@ template <bool kSigmoid, bool kSquared, typename T>
 FASTLOSS_SIMD void logit_slopes(const T* kept, const T* t, int64_t count, Slope<T> o, T* out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
-    const Element<kSigmoid, T> in(kept[j]);
+    const Element<T> in = element_of<kSigmoid>(kept[j]);
     const T of_p =
         kSquared ? o.s * in.p * (T(1) - t[j]) - t[j] * (o.l * in.p + in.q) : T(0.5) * o.s - t[j];
     out[j] = o.factor * of_p * (kSigmoid ? in.p * in.q : T(1));
@@ -75,7 +79,7 @@ FASTLOSS_SIMD void target_slopes(const T* __restrict kept, const T* __restrict t
                                  Slope<T> o, T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < count; ++j) {
-    const Element<kSigmoid, T> in(kept[j]);
+    const Element<T> in = element_of<kSigmoid>(kept[j]);
     const T of_t =
         kSquared ? o.s * in.q * t[j] - in.p * ((T(1) - t[j]) + o.l * t[j]) : T(0.5) * o.s - in.p;
     out[j] = o.factor * of_t;
@@ -115,7 +119,7 @@ class Masks {
         gradients(mask, kept, {similarity, losses[mask], factor}, g_logits, g_target);
       }
     };
-    if (size_ > kShared) {
+    if (is_shared()) {
       body(0, count_);
     } else {
       const int64_t grain = std::max<int64_t>(kBlock * kGrain / std::max<int64_t>(size_, 1), 1);
@@ -125,8 +129,16 @@ class Masks {
   }
 
  private:
+  bool is_shared() const { return size_ > kShared; }
+
+  template <typename Body>
+  void each_block(const Body& body) const {
+    if (is_shared()) return for_each_block(size_, body);
+    for (int64_t b = 0; b < blocks_; ++b) body(b, b * kBlock, std::min(kBlock, size_ - b * kBlock));
+  }
+
   Sums total(int64_t mask, T* kept, Sums* partial) const {
-    for_each_block(size_, [&](int64_t block, int64_t start, int64_t count) {
+    each_block([&](int64_t block, int64_t start, int64_t count) {
       T x[kBlock], t[kBlock], scratch[kBlock];
       sums_of<kSigmoid, kSquared, T>(logits_.row(mask, 0, start, count, x),
                                      target_.row(mask, 0, start, count, t), count,
@@ -140,7 +152,7 @@ class Masks {
 
   void gradients(int64_t mask, const T* kept, const Slope<T>& slope, const Sink& g_logits,
                  const Sink& g_target) const {
-    for_each_block(size_, [&](int64_t, int64_t start, int64_t count) {
+    each_block([&](int64_t, int64_t start, int64_t count) {
       T x[kBlock], t[kBlock], out[kBlock];
       const T* from = kSigmoid ? kept + start : logits_.row(mask, 0, start, count, x);
       const T* of_target = target_.row(mask, 0, start, count, t);

@@ -31,9 +31,11 @@ struct Traffic {
 };
 inline Traffic traffic;
 
+// Loops over bool do not vectorise; its bytes are 0 and 1.
 template <typename F>
 void dispatch_any(ScalarType type, const F& f) {
   switch (type) {
+    case ScalarType::Bool:
     case ScalarType::Byte:
       return f(uint8_t{});
     case ScalarType::Char:
@@ -44,8 +46,6 @@ void dispatch_any(ScalarType type, const F& f) {
       return f(int32_t{});
     case ScalarType::Long:
       return f(int64_t{});
-    case ScalarType::Bool:
-      return f(bool{});
     default:
       return dispatch_float(type, f);
   }
