@@ -39,7 +39,6 @@ def _dice(name: str, reason: str, *, squared: bool) -> Workload:
         sizes={"small": (100, 12544), "large": (6400, 12544)},
         reason=reason,
         upstream=(Upstream("mmdet", "DiceLoss", {"naive_dice": not squared}),),
-        reads=2,
     )
 
 

@@ -1,15 +1,11 @@
-"""What a call of `mask_dice_loss` accepts, and the sums of squares that it is made of."""
-
-import contextlib
+"""What a call of `mask_dice_loss` accepts, and its numbers where they are hard to get."""
 
 import pytest
 import torch
 
 import fastloss
 import fastloss.functional as F
-from fastloss.ops import _segmentation as segmentation
-from fastloss.reference.segmentation_table import bits, columns
-from fastloss.testing import assert_matches, implementation
+from fastloss.testing import assert_matches
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 4, 5, generator=GENERATOR, dtype=torch.float64)
@@ -53,23 +49,42 @@ def test_second_derivatives_in_the_reference():
         )
 
 
-@pytest.mark.parametrize("kind", ("dispatched", "triton"))
-@pytest.mark.parametrize("activation", ("softmax", "sigmoid"))
-def test_squares_of_class_indices(activation, kind):
-    """What no loss asks of the table, but the op has: also of softmax, and with all of p."""
-    x, label = X.clone().requires_grad_(), torch.arange(15).reshape(3, 5) % 4
-    statistics = bits({"probability_squared", "target_squared", "probability", "product"})
-    p = x.softmax(1) if activation == "softmax" else x.sigmoid()
-    t = torch.nn.functional.one_hot(label, 4).mT.double()
-    sums = {"target_squared": t, "probability": p, "product": p * t, "probability_squared": p * p}
-    expected = torch.stack([sums[name].sum((0, 2)) for name in columns(statistics)])
-    reading = segmentation.Reading(activation)
-    with implementation(kind) if kind == "triton" else contextlib.nullcontext():
-        actual = segmentation.table(x, label, statistics, *reading)[0]
-        factors = torch.arange(16.0).reshape(4, 4) - 5
-        (slopes,) = torch.autograd.grad((actual * factors).sum(), x)
-    assert_matches(actual, expected)
-    assert_matches(slopes, torch.autograd.grad((expected * factors).sum(), x)[0], scale=1)
+@pytest.mark.parametrize("squared", (False, True))
+def test_no_digits_are_lost(squared):
+    """Of a loss near 0, and of the gradient of a logit far above it."""
+    t = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0]])
+    x = (torch.tensor([30.0, 18.0, -20.0, -30.0, 25.0]) * torch.ones_like(t)).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    p, q = wide.sigmoid(), (-wide).sigmoid()
+    rest = torch.where(t > 0, q, p)
+    rest = (rest.square() if squared else rest).sum()
+    expected = rest / ((p**2).sum() + 3 if squared else p.sum() + 3)
+    loss = F.mask_dice_loss(x, t, squared=squared, eps=0)
+    (slopes,), (wanted,) = (
+        torch.autograd.grad(value, leaf) for value, leaf in ((loss, x), (expected, wide))
+    )
+    for actual, exact in ((loss, expected), (slopes, wanted)):
+        assert torch.allclose(actual.double(), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+def test_a_mask_that_threads_share(threads):
+    size = 2**17 + 700
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(2, size, generator=g)
+    t = torch.rand(2, size, generator=g).round().bool()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x.requires_grad_()
+        loss = F.mask_dice_loss(x, t)
+        (slopes,) = torch.autograd.grad(loss, x)
+    finally:
+        torch.set_num_threads(before)
+    wide = x.detach().double().requires_grad_()
+    expected = by_definition(wide.sigmoid(), t, True, 1e-3).mean()
+    assert_matches(loss, expected)
+    assert_matches(slopes, torch.autograd.grad(expected, wide)[0], scale=1e-6)
 
 
 ERRORS = [

@@ -128,10 +128,7 @@ class Rows {
  private:
   void load_roles(int64_t row, T* role) const {
     dispatch_any(target_.scalar_type(), [&](auto sample) {
-      // Bytes, because comparisons of bool do not vectorise.
-      constexpr bool kIsBool = std::is_same_v<decltype(sample), bool>;
-      using V = std::conditional_t<kIsBool, uint8_t, decltype(sample)>;
-      const V* data = static_cast<const V*>(target_.const_data_ptr());
+      const auto* data = static_cast<const decltype(sample)*>(target_.const_data_ptr());
       roles_of(data + row * columns_, columns_, role);
     });
   }

@@ -31,6 +31,31 @@ struct Traffic {
 };
 inline Traffic traffic;
 
+// Loops over bool do not vectorise; its bytes are 0 and 1.
+template <typename F>
+void dispatch_any(ScalarType type, const F& f) {
+  switch (type) {
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return f(uint8_t{});
+    case ScalarType::Char:
+      return f(int8_t{});
+    case ScalarType::Short:
+      return f(int16_t{});
+    case ScalarType::Int:
+      return f(int32_t{});
+    case ScalarType::Long:
+      return f(int64_t{});
+    default:
+      return dispatch_float(type, f);
+  }
+}
+
+template <typename V, typename T>
+FASTLOSS_SIMD void convert_row(const V* __restrict data, int64_t count, T* __restrict out) {
+  for (int64_t j = 0; j < count; ++j) out[j] = static_cast<T>(data[j]);
+}
+
 // A tensor (N, C, P), or (N, P) with one plane an image, of any float dtype and strides.
 class Planes {
  public:
@@ -79,13 +104,14 @@ class Planes {
     for (int64_t c = 0; count < width && c < classes; ++c)
       std::fill(buffer + c * width + count, buffer + (c + 1) * width, T(0));
   }
-  // Pixels of class c of image n: where they lie, or copied to the buffer.
+  // Pixels of class c of image n, of any dtype: where they lie, or copied to the buffer.
   template <typename T>
   const T* row(int64_t n, int64_t c, int64_t p, int64_t count, T* buffer) const {
     if (const T* rows = this->rows<T>(n, p, count, count)) return rows + c * strides_[1];
-    dispatch_float(type_, [&](auto sample) {
+    dispatch_any(type_, [&](auto sample) {
       const auto* data = static_cast<const decltype(sample)*>(data_) + n * strides_[0] +
                          c * strides_[1] + p * strides_[2];
+      if (strides_[2] == 1) return convert_row(data, count, buffer);
       for (int64_t j = 0; j < count; ++j) buffer[j] = static_cast<T>(data[j * strides_[2]]);
     });
     return buffer;
@@ -146,31 +172,6 @@ class Rows {
 inline bool is_float(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
          type == ScalarType::BFloat16;
-}
-
-template <typename F>
-void dispatch_any(ScalarType type, const F& f) {
-  switch (type) {
-    case ScalarType::Byte:
-      return f(uint8_t{});
-    case ScalarType::Char:
-      return f(int8_t{});
-    case ScalarType::Short:
-      return f(int16_t{});
-    case ScalarType::Int:
-      return f(int32_t{});
-    case ScalarType::Long:
-      return f(int64_t{});
-    case ScalarType::Bool:
-      return f(bool{});
-    default:
-      return dispatch_float(type, f);
-  }
-}
-
-template <typename V, typename T>
-FASTLOSS_SIMD void convert_row(const V* __restrict data, int64_t count, T* __restrict out) {
-  for (int64_t j = 0; j < count; ++j) out[j] = static_cast<T>(data[j]);
 }
 
 // Class indices as labels; returns how many are out of range.

@@ -52,12 +52,10 @@ Tensor row_losses(const Tensor& logits, const Reduction& r, bool widen, const Ru
   });
 }
 
-// The gradients of the logits and of the weight.
+// Writes the gradients of the logits and of the weight where they are wanted.
 template <typename Run>
-std::tuple<Tensor, Tensor> row_losses_backward(const Tensor& grad, const Tensor& logits,
-                                               const Reduction& r, int64_t needs, const Run& run) {
-  std::tuple<Tensor, Tensor> result{gradient_like(logits, logits, needs, 0),
-                                    gradient_like(logits, r.weight.value_or(logits), needs, 1)};
+void row_gradients(const Tensor& grad, const Tensor& logits, const Reduction& r,
+                   const Sink& g_logits, const Sink& g_weight, const Run& run) {
   with_compute_type(logits, [&](auto sample) {
     using T = decltype(sample);
     std::vector<T> incoming =
@@ -69,10 +67,19 @@ std::tuple<Tensor, Tensor> row_losses_backward(const Tensor& grad, const Tensor&
       grads[i] = incoming[i] * weights[i];
     }
     const T* of_losses = grads.data();
-    std::vector<T> losses = run(of_losses, sink_for(std::get<0>(result), needs, 0));
+    std::vector<T> losses = run(of_losses, g_logits);
     for (int64_t i = 0; i < r.count; ++i) losses[i] *= incoming[i];
-    if (needs >> 1 & 1) Sink(std::get<1>(result)).store<T>(0, r.count, losses.data());
+    if (g_weight) g_weight.store<T>(0, r.count, losses.data());
   });
+}
+
+template <typename Run>
+std::tuple<Tensor, Tensor> row_losses_backward(const Tensor& grad, const Tensor& logits,
+                                               const Reduction& r, int64_t needs, const Run& run) {
+  std::tuple<Tensor, Tensor> result{gradient_like(logits, logits, needs, 0),
+                                    gradient_like(logits, r.weight.value_or(logits), needs, 1)};
+  const auto& [g_logits, g_weight] = result;
+  row_gradients(grad, logits, r, sink_for(g_logits, needs, 0), sink_for(g_weight, needs, 1), run);
   return result;
 }
 

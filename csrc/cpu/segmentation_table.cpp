@@ -29,14 +29,14 @@ class Sums {
   std::vector<double> lanes_;
 };
 
-// sum p or p^2, and sum -ln p of a class.
-template <bool kSquared, int64_t kWidth, typename T>
+// sum p and sum -ln p of a class.
+template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void probability_row(const T* __restrict exponentials,
                                    const Softmax<kWidth, T>& softmax,
                                    const Label<T>* __restrict label, double* lanes) {
   add_row<kWidth, T>(lanes, [&](int64_t j) __attribute__((always_inline)) {
     const T p = exponentials[j] * softmax.inverse[j];
-    return label[j] >= 0 ? (kSquared ? p * p : p) : T(0);
+    return label[j] >= 0 ? p : T(0);
   });
 }
 template <int64_t kWidth, typename T>
@@ -99,15 +99,13 @@ FASTLOSS_SIMD void bce_row(const T* __restrict x, const Sigmoids<kWidth, T>& sig
     negative[j] = smooth == T(1) ? T(0) : neg;
   }
 }
-// lanes += the valid ones of v, of v^2, of v * t, of min(v, t), of [v > 1/2], of
-// [v > 1/2 and t > 1/2].
-enum class Sum { kValue, kSquare, kProduct, kMinimum, kAboveHalf, kBothAboveHalf };
+// lanes += the valid ones of v, of v * t, of min(v, t), of [v > 1/2], of [v > 1/2 and t > 1/2].
+enum class Sum { kValue, kProduct, kMinimum, kAboveHalf, kBothAboveHalf };
 template <Sum kSum, int64_t kWidth, typename T>
 FASTLOSS_SIMD void sum_row(const T* __restrict v, const T* __restrict t,
                            const Label<T>* __restrict label, double* lanes) {
   add_row<kWidth, T>(lanes, [&](int64_t j) __attribute__((always_inline)) {
     T value = v[j];
-    if constexpr (kSum == Sum::kSquare) value = v[j] * v[j];
     if constexpr (kSum == Sum::kProduct) value = v[j] * t[j];
     if constexpr (kSum == Sum::kMinimum) {
       value = min_(v[j], t[j]) + (v[j] - v[j]);  // keeps a NaN
@@ -191,7 +189,6 @@ class TableKernel {
       slots_of<kWidth, T>(label, x_.classes, &slots);
       if (o_.uses_softmax()) softmax_tile<kWidth>(x, stride, label, slots, exponentials, sums);
       scatter<kWidth>(kTarget, slots, slots.known, sums);
-      scatter<kWidth>(kTargetSquared, slots, slots.known, sums);
       if (o_.has(kValid)) count_valid<kWidth>(label, sums);
       if (o_.has(kOfPrediction)) count_predictions<kWidth>(x, stride, label, sums);
     }
@@ -213,11 +210,8 @@ class TableKernel {
     softmax_of<kWidth>(x, stride, x_.classes, exponentials, &softmax);
     for (int64_t c = 0; c < x_.classes; ++c) {
       if (o_.has(kProbability))
-        probability_row<false, kWidth, T>(exponentials + c * kWidth, softmax, label,
-                                          sums.lanes(kProbability, c));
-      if (o_.has(kProbabilitySquared))
-        probability_row<true, kWidth, T>(exponentials + c * kWidth, softmax, label,
-                                         sums.lanes(kProbabilitySquared, c));
+        probability_row<kWidth, T>(exponentials + c * kWidth, softmax, label,
+                                   sums.lanes(kProbability, c));
       if (o_.has(kNegLogProb))
         neg_log_row<kWidth, T>(x + c * stride, softmax, label, sums.lanes(kNegLogProb, c));
     }
@@ -269,14 +263,12 @@ class TableKernel {
       if (o_.has(s)) sum_row<kSum, kWidth, T>(v, r.t, r.label, sums.lanes(s, c));
     };
     constexpr std::integral_constant<Sum, Sum::kValue> value;
-    constexpr std::integral_constant<Sum, Sum::kSquare> square;
     alignas(64) T a[kWidth], b[kWidth];
     Sigmoids<kWidth, T> sigmoids;
     sigmoids_for<kWidth, T>(o_, r.x, &sigmoids);
     if (!o_.softmax) {
       const T* p = o_.sigmoid ? sigmoids.p : r.x;
       add(value, kProbability, p);
-      add(square, kProbabilitySquared, p);
       add(std::integral_constant<Sum, Sum::kMinimum>{}, kOverlap, p);
       add(std::integral_constant<Sum, Sum::kProduct>{}, kProduct, p);
       if (!o_.index) {
@@ -286,7 +278,6 @@ class TableKernel {
     }
     if (!o_.index) {
       add(value, kTarget, r.t);
-      add(square, kTargetSquared, r.t);
       std::fill(b, b + kWidth, T(1));
       add(value, kValid, b);
     }

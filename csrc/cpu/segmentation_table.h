@@ -22,8 +22,6 @@ enum Statistic : int {
   kBceNegative,
   kPredicted,
   kCorrect,
-  kProbabilitySquared,
-  kTargetSquared,
   kStatistics
 };
 
@@ -32,7 +30,7 @@ constexpr int64_t bits(std::initializer_list<int> statistics) {
   for (int s : statistics) result |= int64_t(1) << s;
   return result;
 }
-constexpr int64_t kOfProbability = bits({kProbability, kOverlap, kProduct, kProbabilitySquared});
+constexpr int64_t kOfProbability = bits({kProbability, kOverlap, kProduct});
 constexpr int64_t kOfSoftmaxFocal = bits({kSoftmaxFocal, kSoftmaxFocalTerm});
 constexpr int64_t kOfSigmoidFocal = bits({kSigmoidFocal, kSigmoidFocalTerm});
 constexpr int64_t kOfBce = bits({kBcePositive, kBceNegative});
@@ -79,7 +77,7 @@ struct TableOptions {
   }
   bool uses_rows() const {
     return has(kOfSigmoidFocal | kOfBce) || (!softmax && has(kOfProbability)) ||
-           (!index && has(kOfPrediction | bits({kTarget, kTargetSquared, kValid})));
+           (!index && has(kOfPrediction | bits({kTarget, kValid})));
   }
   // Whether class indices have to be made dense for it.
   bool uses_one_hot() const { return index && (has(kOfBce) || (!softmax && has(kOfProbability))); }

@@ -30,18 +30,12 @@ struct Coefficients {
   }
 };
 
-// <p, g + 2 h p> of every pixel, where g and h are the coefficients of p and p^2.
-template <bool kSquared, int64_t kWidth, typename T>
+// <p, g> of every pixel, where g are the coefficients of p.
+template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void mean_of(const T* __restrict exponentials, const T* __restrict inverse,
-                           int64_t classes, const T* __restrict g, const T* __restrict h,
-                           T* __restrict mean) {
-  for (int64_t c = 0; c < classes; ++c) {
-    const T twice = T(2) * h[c];
-    for (int64_t j = 0; j < kWidth; ++j) {
-      const T e = exponentials[c * kWidth + j];
-      mean[j] += (kSquared ? g[c] + twice * (e * inverse[j]) : g[c]) * e;
-    }
-  }
+                           int64_t classes, const T* __restrict g, T* __restrict mean) {
+  for (int64_t c = 0; c < classes; ++c)
+    for (int64_t j = 0; j < kWidth; ++j) mean[j] += g[c] * exponentials[c * kWidth + j];
   for (int64_t j = 0; j < kWidth; ++j) mean[j] *= inverse[j];
 }
 
@@ -57,16 +51,14 @@ FASTLOSS_SIMD void softmax_focal_slopes(const T* __restrict nll, FocalFactor<T> 
   }
 }
 
-// out = p (g + 2 h p + offset) - shift, 0 where ignored.
-template <bool kSquared, int64_t kWidth, typename T>
+// out = p (g + offset) - shift, 0 where ignored.
+template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void softmax_row(const T* __restrict exponentials, const T* __restrict inverse,
                                const T* __restrict offset, const Label<T>* __restrict label, T g,
-                               T h, T shift, T* __restrict out) {
+                               T shift, T* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
-    const T p = exponentials[j] * inverse[j];
-    const T of_p = kSquared ? g + T(2) * h * p : g;
-    const T value = p * (of_p + offset[j]) - shift;
+    const T value = exponentials[j] * inverse[j] * (g + offset[j]) - shift;
     out[j] = label[j] >= 0 ? value : T(0);
   }
 }
@@ -78,10 +70,10 @@ struct Slopes {
   T* g_t;
 };
 
-template <bool kSigmoid, bool kSquared, bool kWantTarget, int64_t kWidth, typename T>
+template <bool kSigmoid, bool kWantTarget, int64_t kWidth, typename T>
 FASTLOSS_SIMD void probability_slopes(const T* __restrict x, const Sigmoids<kWidth, T>& sigmoids,
                                       const T* __restrict t, T g_value, T g_minimum, T g_product,
-                                      T g_square, T* __restrict g_x, T* __restrict g_t) {
+                                      T* __restrict g_x, T* __restrict g_t) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     T p = x[j], slope = T(1);
@@ -89,9 +81,7 @@ FASTLOSS_SIMD void probability_slopes(const T* __restrict x, const Sigmoids<kWid
       const Logit<T> in = sigmoids.at(x, j);
       p = in.p, slope = in.dp();
     }
-    T g_p = g_value + g_minimum * lower(p, t[j]) + g_product * t[j];
-    if constexpr (kSquared) g_p += T(2) * g_square * p;
-    g_x[j] += slope * g_p;
+    g_x[j] += slope * (g_value + g_minimum * lower(p, t[j]) + g_product * t[j]);
     if constexpr (kWantTarget) g_t[j] += g_minimum * lower(t[j], p) + g_product * p;
   }
 }
@@ -140,11 +130,6 @@ FASTLOSS_SIMD void bce_slopes(const T* __restrict x, const Sigmoids<kWidth, T>& 
       g_t[j] += (T(1) - T(2) * smoothing) * (g_positive * (max_(-in.x, T(0)) + in.softplus_tail) -
                                              g_negative * (max_(in.x, T(0)) + in.softplus_tail));
   }
-}
-
-template <int64_t kWidth, typename T>
-FASTLOSS_SIMD void add_scaled(const T* __restrict t, T factor, T* __restrict g_t) {
-  for (int64_t j = 0; j < kWidth; ++j) g_t[j] += factor * t[j];
 }
 
 // Both gradients of a row, 0 where ignored.
@@ -217,7 +202,6 @@ class GradientKernel {
       if (g_t_) {
         T* of_t = g_t + c * kWidth;
         std::fill(of_t, of_t + kWidth, g.of[kTarget][c]);
-        if (o_.has(kTargetSquared)) add_scaled<kWidth, T>(t, T(2) * g.of[kTargetSquared][c], of_t);
         row<true, kWidth>(r, c, g, of_x, of_t);
         if (target_.ignores()) clear_ignored<kWidth, T>(label, of_t);
       } else {
@@ -235,12 +219,8 @@ class GradientKernel {
     alignas(64) T mean[kWidth] = {}, p[kWidth] = {}, nll[kWidth], slope[kWidth], at_label[kWidth];
     alignas(64) T g_loss[kWidth], g_factor[kWidth];
     softmax_of<kWidth, T>(x, stride, x_.classes, exponentials, &softmax);
-    const bool squared = o_.has(kProbabilitySquared);
-    if (squared || o_.has(kProbability)) {
-      const auto add = squared ? &mean_of<true, kWidth, T> : &mean_of<false, kWidth, T>;
-      add(exponentials, softmax.inverse, x_.classes, g.of[kProbability], g.of[kProbabilitySquared],
-          mean);
-    }
+    if (o_.has(kProbability))
+      mean_of<kWidth, T>(exponentials, softmax.inverse, x_.classes, g.of[kProbability], mean);
     if (o_.has(kOfSoftmaxFocal | bits({kOverlap, kProduct})))
       at_labels<kWidth, T>(x, stride, x_.classes, exponentials, label, softmax, nll, p);
     pick<kWidth, T>(g.of[kNll], label, x_.classes, slope);
@@ -259,10 +239,9 @@ class GradientKernel {
       offset[j] = slope[j] + g.neg_log_sum - (mean[j] + p[j] * at_label[j]);
       at_label[j] = p[j] * at_label[j] - slope[j];
     }
-    const auto write = squared ? &softmax_row<true, kWidth, T> : &softmax_row<false, kWidth, T>;
     for (int64_t c = 0; c < x_.classes; ++c)
-      write(exponentials + c * kWidth, softmax.inverse, offset, label, g.of[kProbability][c],
-            g.of[kProbabilitySquared][c], g.of[kNegLogProb][c], g_x + c * out_stride);
+      softmax_row<kWidth, T>(exponentials + c * kWidth, softmax.inverse, offset, label,
+                             g.of[kProbability][c], g.of[kNegLogProb][c], g_x + c * out_stride);
     for (int64_t j = 0; j < kWidth; ++j)
       if (label[j] >= 0 && label[j] < x_.classes) g_x[label[j] * out_stride + j] += at_label[j];
   }
@@ -272,14 +251,10 @@ class GradientKernel {
     Sigmoids<kWidth, T> sigmoids;
     sigmoids_for<kWidth, T>(o_, r.x, &sigmoids);
     if (!o_.softmax && o_.has(kOfProbability)) {
-      const bool squared = o_.has(kProbabilitySquared);
-      const auto add = o_.sigmoid ? squared
-                                        ? &probability_slopes<true, true, kWantTarget, kWidth, T>
-                                        : &probability_slopes<true, false, kWantTarget, kWidth, T>
-                       : squared  ? &probability_slopes<false, true, kWantTarget, kWidth, T>
-                                  : &probability_slopes<false, false, kWantTarget, kWidth, T>;
-      add(r.x, sigmoids, r.t, g.of[kProbability][c], g.of[kOverlap][c], g.of[kProduct][c],
-          g.of[kProbabilitySquared][c], g_x, g_t);
+      const auto add = o_.sigmoid ? &probability_slopes<true, kWantTarget, kWidth, T>
+                                  : &probability_slopes<false, kWantTarget, kWidth, T>;
+      add(r.x, sigmoids, r.t, g.of[kProbability][c], g.of[kOverlap][c], g.of[kProduct][c], g_x,
+          g_t);
     }
     const T g_loss = g.of[kSigmoidFocal][c], g_factor = g.of[kSigmoidFocalTerm][c];
     if (o_.has(kOfSigmoidFocal) && o_.index) {

@@ -3,10 +3,19 @@
 import torch
 from torch import Tensor
 
-from ..reference._reduce import reduce
-from ..reference.segmentation_table import bits, columns
+from .._library import register
+from ..reference import mask_dice as reference
 from . import _arguments as check
-from . import _segmentation as segmentation
+from ._segmentation import INDEX_DTYPES
+
+_loss = register(
+    "mask_dice",
+    "(Tensor logits, Tensor target, Tensor? weight, Tensor? avg_factor, bool squared, float eps, "
+    "bool activated, float? divisor, str reduction, bool widen)",
+    reference.forward,
+    reference.backward,
+    differentiable=("logits", "target", "weight"),
+)
 
 
 def mask_dice_loss(
@@ -57,7 +66,7 @@ def mask_dice_loss(
         raise ValueError(f"logits must have shape (N, *), got {tuple(logits.shape)}")
     check.tensor_on("target", target, "logits", logits)
     check.same_shape("target", target, "logits", logits)
-    if target.dtype not in (*check.FLOATING, *segmentation.INDEX_DTYPES, torch.bool):
+    if target.dtype not in (*check.FLOATING, *INDEX_DTYPES, torch.bool):
         target = target.long()
     check.flag("squared", squared)
     check.flag("activated", activated)
@@ -65,17 +74,8 @@ def mask_dice_loss(
     weight = check.weight_like(weight, logits.shape[:1], "logits", logits)
     avg_factor, divisor = check.divisor(reduction, avg_factor, "logits", logits)
     if target.is_floating_point() and torch.float64 in (logits.dtype, target.dtype):
-        logits, target = check.promote(logits, target)  # sums of other dtypes are in float32
-    # Masks are images of one class: their rows are read one after the other, in parallel.
-    reading = segmentation.Reading("none" if activated else "sigmoid", per_image=True)
-    power = "_squared" if squared else ""
-    statistics = bits({"product", f"probability{power}", f"target{power}"})
-    x, t = logits.flatten(1)[:, None], target.flatten(1)[:, None]  # (N, 1, P)
-    table = segmentation.table(x, t, statistics, *reading)[..., 0]  # (N, 3)
-    sums = dict(zip(columns(statistics), table.unbind(1)))
-    total = sums[f"probability{power}"] + sums[f"target{power}"]
-    divisor_of_mask = total + (2 * eps if squared else eps)
-    rest = torch.sub(divisor_of_mask if squared else total, sums["product"], alpha=2)
-    loss = rest / divisor_of_mask
-    dtype = torch.promote_types(segmentation.result_dtype(logits), target.dtype)
-    return reduce(loss, weight, avg_factor, divisor, reduction, len(loss), dtype)
+        logits, target = check.promote(logits, target)
+    common = torch.promote_types(logits.dtype, target.dtype)  # float32 if they differ now
+    widen = check.under_autocast(logits) or common != logits.dtype
+    options = (squared, eps, activated, divisor, reduction, widen)
+    return _loss(logits.flatten(1), target.flatten(1), weight, avg_factor, *options)

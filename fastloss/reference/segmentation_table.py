@@ -21,8 +21,6 @@ the pixels that are not ignored (t = ignore_index) of
     bce_negative        (1 - t') softplus(x)
     predicted           1 for the class of the largest x (its first maximum); dense: p > 1/2
     correct             predicted and t > 1/2
-    probability_squared p^2
-    target_squared      t^2
 
 f(b) = m^gamma with m = 1 - exp(-b); with a threshold h it is (m / h)^gamma, and 1 where 1 - m < h.
 Columns stand in the order above, those whose bit in `statistics` is 0 left out.
@@ -47,7 +45,7 @@ from ._reduce import compute_dtype, gradients
 STATISTICS = (
     "valid", "target", "probability", "overlap", "product", "nll", "neg_log_prob", "softmax_focal",
     "softmax_focal_term", "sigmoid_focal", "sigmoid_focal_term", "bce_positive", "bce_negative",
-    "predicted", "correct", "probability_squared", "target_squared",
+    "predicted", "correct",
 )  # fmt: skip
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 
@@ -213,10 +211,6 @@ def forward(
             return torch.minimum(s.p, s.t)
         if name == "product":
             return s.p * s.t
-        if name == "probability_squared":
-            return s.p * s.p
-        if name == "target_squared":
-            return s.t * s.t
         if name == "nll":
             return s.nll
         if name == "neg_log_prob":
@@ -274,12 +268,8 @@ def backward(
         g_p, g_t = g_p + g["overlap"] * _lower(p, t), g_t + g["overlap"] * _lower(t, p)
     if "product" in g:
         g_p, g_t = g_p + g["product"] * t, g_t + g["product"] * p
-    if "probability_squared" in g:
-        g_p = g_p + 2 * g["probability_squared"] * p
-    if "target_squared" in g:
-        g_t = g_t + 2 * g["target_squared"] * t
     g_x = zero.expand_as(x)
-    if not g.keys().isdisjoint(("probability", "overlap", "product", "probability_squared")):
+    if not g.keys().isdisjoint(("probability", "overlap", "product")):
         if activation == "softmax":
             g_x = p * (g_p - (p * g_p).sum(1, keepdim=True))
         else:

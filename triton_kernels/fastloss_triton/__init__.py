@@ -16,6 +16,7 @@ from . import (  # noqa: F401
     iou_match,
     lovasz,
     lovasz_histogram,
+    mask_dice,
     matched_detection,
     matching_cost,
     ohem_loss,

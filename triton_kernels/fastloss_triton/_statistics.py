@@ -16,7 +16,6 @@ SOFTMAX_FOCAL, SOFTMAX_TERM = tl.constexpr(128), tl.constexpr(256)
 SIGMOID_FOCAL, SIGMOID_TERM = tl.constexpr(512), tl.constexpr(1024)
 BCE_POSITIVE, BCE_NEGATIVE = tl.constexpr(2048), tl.constexpr(4096)
 PREDICTED, CORRECT = tl.constexpr(8192), tl.constexpr(16384)
-PROBABILITY_SQUARED, TARGET_SQUARED = tl.constexpr(32768), tl.constexpr(65536)
 # Several of them: those that only the label's class has in each pixel, and those of softplus.
 OF_LABEL, OF_LOGIT = tl.constexpr(32 + 128 + 256), tl.constexpr(512 + 1024 + 2048 + 4096)
 
@@ -25,7 +24,7 @@ OF_LABEL, OF_LOGIT = tl.constexpr(32 + 128 + 256), tl.constexpr(512 + 1024 + 204
 def column_of(BIT: tl.constexpr, STATISTICS: tl.constexpr):
     """The column of statistic BIT in the table."""
     column = 0
-    for i in tl.static_range(17):
+    for i in tl.static_range(15):
         column += ((BIT - 1) & STATISTICS) >> i & 1
     return column
 
@@ -139,8 +138,4 @@ def values_of(
             values = values + (hit.to(x.dtype),)
         if CORRECT & STATISTICS:
             values = values + ((hit & (t > 0.5)).to(x.dtype),)
-    if PROBABILITY_SQUARED & STATISTICS:
-        values = values + (p * p,)
-    if TARGET_SQUARED & STATISTICS:
-        values = values + (t * t,)
     return values

@@ -34,7 +34,6 @@ from ._statistics import (
     OF_LOGIT,
     OVERLAP,
     PROBABILITY,
-    PROBABILITY_SQUARED,
     PRODUCT,
     SIGMOID,
     SIGMOID_FOCAL,
@@ -43,7 +42,6 @@ from ._statistics import (
     SOFTMAX_FOCAL,
     SOFTMAX_TERM,
     TARGET,
-    TARGET_SQUARED,
     column_of,
     load_target,
     probability,
@@ -170,15 +168,9 @@ def _gradient(
         g = _coefficient(grad, at, g_s, mask, PRODUCT, STATISTICS, DTYPE)
         g_p += g * t
         g_t += g * p
-    if PROBABILITY_SQUARED & STATISTICS:
-        g = _coefficient(grad, at, g_s, mask, PROBABILITY_SQUARED, STATISTICS, DTYPE)
-        g_p += 2.0 * g * p
-    if TARGET_SQUARED & STATISTICS:
-        g = _coefficient(grad, at, g_s, mask, TARGET_SQUARED, STATISTICS, DTYPE)
-        g_t += 2.0 * g * t
     if ACTIVATION == SOFTMAX:
         g_x = tl.zeros_like(x)
-        if (PROBABILITY + OVERLAP + PRODUCT + PROBABILITY_SQUARED) & STATISTICS:
+        if (PROBABILITY + OVERLAP + PRODUCT) & STATISTICS:
             g_x = p * (g_p - tl.sum(p * g_p, 0)[None, :])
         if OF_LABEL & STATISTICS:
             factor = _coefficient(grad, own_at, g_s, inside, NLL, STATISTICS, DTYPE)

@@ -1,4 +1,4 @@
-"""Samples of the Dice loss of masks, which `segmentation_table` sums up."""
+"""Samples of the stem `mask_dice`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,22 +26,22 @@ def samples() -> Iterator[Sample]:
         x = torch.randn(shape, generator=g, dtype=torch.float64) * 2
         return x, torch.rand(shape, generator=g, dtype=torch.float64)
 
-    x, t = draw(3, 4, 5)
-    weight = torch.rand(3, generator=g, dtype=torch.float64)
+    x, t = draw(5, 3, 4)
+    wild = x.clone()
+    for i, value in enumerate((100.0, -100.0, -torch.inf, torch.inf)):
+        wild[i] = value
+    wild[4, 0, 0] = torch.nan
     for squared in (False, True):
         options = {"squared": squared, "reduction": "none"}
         yield _sample(f"soft-{squared}", x, t, "small smooth", **options)
-        yield _sample(f"hard-{squared}", x, (t > 0.5).byte(), "small smooth", **options)
-        options |= {"activated": True, "reduction": "mean"}
+        yield _sample(f"edges-{squared}", wild, t.round(), "edge", **options)
+        options = {"squared": squared, "activated": True}
         yield _sample(f"activated-{squared}", x.sigmoid(), t > 0.5, "small smooth", **options)
+    weight = torch.rand(5, generator=g, dtype=torch.float64)
     factor = torch.tensor(4.5, dtype=torch.float64)
-    options = {"weight": weight, "avg_factor": factor, "eps": 0.5}
-    yield _sample("weight", x[0], t[0], "small", **{**options, "weight": weight[:1]})
-    yield _sample("sum", x.mT, t.mT, "", weight=weight, reduction="sum")
-    for value in (100.0, -100.0, -torch.inf, torch.nan):
-        wild = x.clone()
-        wild[0], wild[1, 0] = value, value
-        yield _sample(f"edges{value:g}", wild, t, "edge", reduction="none")
+    options = {"weight": weight[:1], "avg_factor": factor, "eps": 0.5}
+    yield _sample("weight", x[0], (t[0] > 0.5).byte(), "small", **options)
+    yield _sample("sum", x.mT, t.mT, weight=weight, reduction="sum")
     yield _sample("large", *draw(2, 8201), "large", reduction="none")
     for shape in ((0, 4), (2, 0)):
         yield _sample(f"edges-{'x'.join(map(str, shape))}", *draw(*shape), "edge")
