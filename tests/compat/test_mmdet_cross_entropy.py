@@ -220,9 +220,6 @@ ERRORS = {
     "shape of dense labels": lambda m: m.CrossEntropyLoss(use_sigmoid=True)(LOGITS, FULL[:, :3]),
     "labels of another rank": lambda m: m.CrossEntropyLoss()(LOGITS, F.one_hot(IDS, C)),
     "bool labels": lambda m: m.CrossEntropyLoss()(LOGITS, IDS > 2),
-    "sigmoid ids of maps": lambda m: m.CrossEntropyLoss(use_sigmoid=True)(
-        PIXELS[..., 0], PIXEL_IDS[..., 0].clamp(max=1)
-    ),
     "number of class weights": lambda m: m.CrossEntropyLoss(class_weight=[1, 2])(LOGITS, IDS),
     "number of positive weights": lambda m: m.CrossEntropyLoss(True, class_weight=[1, 2])(
         LOGITS, IDS

@@ -84,11 +84,6 @@ def binary_cross_entropy(
     valid = (label >= 0) & _differs(label, ignore_index)
     entries = 1
     if pred.dim() != label.dim():
-        if label.dim() != 1:
-            raise RuntimeError(
-                "label must be class ids (N,) or have as many dimensions as pred, "
-                f"got label {tuple(label.shape)} and pred {tuple(pred.shape)}"
-            )
         entries = pred.size(-1)
         label = torch.where(valid, label.long().clamp(max=entries), IGNORE_INDEX)
         ignore_index = IGNORE_INDEX
