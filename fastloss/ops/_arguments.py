@@ -162,4 +162,5 @@ def divisor(
 
 def under_autocast(tensor: Tensor) -> bool:
     """Whether results of half inputs shall be float32, as torch's own losses do under autocast."""
-    return torch.is_autocast_enabled(tensor.device.type)
+    kind = tensor.device.type
+    return kind != "meta" and torch.is_autocast_enabled(kind)  # which raises for "meta"

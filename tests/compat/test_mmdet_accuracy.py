@@ -52,3 +52,9 @@ def test_errors(arguments, text):
         upstream.accuracy(*arguments)
     with pytest.raises(AssertionError, match=text):
         mmdet.accuracy(*arguments)
+
+
+def test_a_score_at_the_threshold_does_not_count():
+    scores, labels = torch.tensor([[0.5, 0.1], [0.6, 0.1]]), torch.zeros(2, dtype=torch.int64)
+    values = [m.accuracy(scores, labels, 1, 0.5) for m in (mmdet, upstream)]
+    assert values[0] == values[1] == 50

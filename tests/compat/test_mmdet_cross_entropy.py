@@ -118,6 +118,33 @@ def test_masks(class_weight, dtype):
     assert_parity(mmdet.mask_cross_entropy, upstream.mask_cross_entropy, PIXELS, target, ids)
 
 
+def test_masks_of_nothing():
+    losses = make(use_mask=True, class_weight=[2.0])
+    for masks in (PIXELS[:0], PIXELS[..., :0]):
+        ids = torch.zeros(len(masks), dtype=torch.int64)
+        assert_parity(*losses, masks, masks[:, 0], ids)
+
+
+@pytest.mark.parametrize("use_sigmoid", [False, True])
+def test_label_that_an_index_of_uint8_would_wrap_to(use_sigmoid):
+    # -100 is 156 in uint8, -1 is 255.
+    scores = torch.rand(3, 256, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([156, 255, 7])
+    for ignore_index in (None, -1):
+        ours, theirs = make(use_sigmoid=use_sigmoid, avg_non_ignore=True, ignore_index=ignore_index)
+        torch.testing.assert_close(ours(scores, labels.to(torch.uint8)), theirs(scores, labels))
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct")
+def test_one_number_as_class_weight():
+    for class_weight in (2, torch.tensor(2.0), torch.tensor([2.0], requires_grad=True)):
+        assert_parity(*make(use_sigmoid=True, class_weight=class_weight), LOGITS, IDS)
+
+
+def test_one_row_without_a_dimension():
+    assert_parity(*make(), LOGITS[0], IDS[0])
+
+
 def test_repr_and_warning():
     assert repr(mmdet.CrossEntropyLoss()) == "CrossEntropyLoss(avg_non_ignore=False)"
     with pytest.warns(UserWarning, match="avg_non_ignore=True"):
@@ -191,6 +218,12 @@ ERRORS = {
     "label out of range": lambda m: m.CrossEntropyLoss()(LOGITS, IDS + C),
     "number of labels": lambda m: m.CrossEntropyLoss()(LOGITS, IDS[:4]),
     "shape of dense labels": lambda m: m.CrossEntropyLoss(use_sigmoid=True)(LOGITS, FULL[:, :3]),
+    "labels of another rank": lambda m: m.CrossEntropyLoss()(LOGITS, F.one_hot(IDS, C)),
+    "bool labels": lambda m: m.CrossEntropyLoss()(LOGITS, IDS > 2),
+    "number of class weights": lambda m: m.CrossEntropyLoss(class_weight=[1, 2])(LOGITS, IDS),
+    "number of positive weights": lambda m: m.CrossEntropyLoss(True, class_weight=[1, 2])(
+        LOGITS, IDS
+    ),
     "unknown argument": lambda m: m.CrossEntropyLoss()(LOGITS, IDS, tau=1),
     "num_classes": lambda m: m.CrossEntropyCustomLoss(),
     "channels": lambda m: m.CrossEntropyCustomLoss(num_classes=3).get_cls_channels(4),

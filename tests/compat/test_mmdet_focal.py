@@ -180,6 +180,10 @@ ERRORS = {
         lambda m: m.FocalLoss()(LOGITS, IDS, ROWS[:5]),
         r"weight must have .*got \(5,\)",
     ),
+    "weight without dimensions": (
+        lambda m: m.FocalLoss()(LOGITS, IDS, torch.tensor(0.5)),
+        "no dimensions",
+    ),
     "weight of another rank": (
         lambda m: m.FocalLoss()(LOGITS[None], SOFT[None], ROWS[:1]),
         "weight must have",

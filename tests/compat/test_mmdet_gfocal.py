@@ -50,6 +50,14 @@ def test_quality_of_dense_targets(reduction, activated, dtype):
     assert_parity(*losses, pred, DENSE, ROWS, dtype=dtype, scale=1.0)
 
 
+def test_quality_of_uint8_labels():
+    # In uint8 the number of classes, 300, would be 44.
+    scores, labels = torch.zeros(2, 300), torch.tensor([200, 7])
+    ours, theirs = make("QualityFocalLoss", reduction="none")
+    value = ours(scores, (labels.to(torch.uint8), QUALITY[:2].float()))
+    torch.testing.assert_close(value, theirs(scores, (labels, QUALITY[:2].float())))
+
+
 def test_quality_of_maps():
     maps = torch.randn(2, C, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     target = maps.roll(1, 0).clamp(0, 1)

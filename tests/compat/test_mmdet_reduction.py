@@ -2,6 +2,7 @@
 documentation.
 """
 
+import numpy
 import pytest
 import references
 import torch
@@ -40,6 +41,14 @@ def test_weight_reduce_loss(weight, reduction, avg_factor):
     assert_parity(
         mmdet.weight_reduce_loss, upstream.weight_reduce_loss, LOSS, weight, reduction, avg_factor
     )
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_numbers_of_numpy(reduction):
+    options = {"reduction": reduction, "loss_weight": numpy.float32(2)}
+    for avg_factor in (None, numpy.float32(3), numpy.int64(3)):
+        losses = mmdet.L1Loss(**options), upstream.L1Loss(**options)
+        assert_parity(*losses, LOSS, WEIGHT, None, avg_factor)
 
 
 def user_loss(pred, target, power=1.0):

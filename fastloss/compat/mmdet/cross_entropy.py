@@ -23,6 +23,7 @@ from fastloss.compat.mmdet.reduction import (
     weight_reduce_loss,
 )
 from fastloss.compat.mmdet.registry import LOSSES
+from fastloss.ops._arguments import constant, numbers
 
 IGNORE_INDEX = -100  # what None means
 
@@ -41,18 +42,22 @@ def cross_entropy(
 
     weight broadcasts to (N, *); class_weight (C,) multiplies each loss and enters no divisor.
     "mean" divides by the number of labels, with avg_non_ignore by that of labels that are not
-    ignore_index (None: -100). Labels that are probabilities (N, C, *) go to torch.
+    ignore_index (None: -100). Labels that are probabilities (N, C, *) go to torch, and what does
+    not fit together, which torch refuses.
     """
     ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
     if avg_factor is None and avg_non_ignore and reduction == "mean":
-        avg_factor = _count(label != ignore_index, pred)
-    if label.is_floating_point():
-        if class_weight is not None:
-            class_weight = torch.as_tensor(class_weight, dtype=pred.dtype, device=pred.device)
-        loss = F.cross_entropy(pred, label, class_weight, None, ignore_index, reduction="none")
-    else:
+        avg_factor = _count(_differs(label, ignore_index), pred)
+    if class_weight is not None:
+        class_weight = _as_tensor(class_weight, pred)
+    ids = not label.is_floating_point() and label.dtype != torch.bool
+    ids = ids and pred.dim() > 1 and label.shape == (pred.shape[0], *pred.shape[2:])
+    if ids and (class_weight is None or class_weight.shape == pred.shape[1:2]):
         options = {"class_weight": class_weight, "ignore_index": ignore_index}
         loss = NativeLoss(functional.cross_entropy, pred, label, label.shape, options)
+    else:
+        class_weight = class_weight if class_weight is None else class_weight.to(pred.dtype)
+        loss = F.cross_entropy(pred, label, class_weight, None, ignore_index, reduction="none")
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
 
@@ -75,7 +80,7 @@ def binary_cross_entropy(
     that of the entries that count.
     """
     ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
-    valid = (label >= 0) & (label != ignore_index)
+    valid = (label >= 0) & _differs(label, ignore_index)
     entries = 1
     if pred.dim() != label.dim():
         entries = pred.size(-1)
@@ -84,10 +89,14 @@ def binary_cross_entropy(
         weight = weight if weight is None else weight.reshape(-1, 1)
     if avg_factor is None and avg_non_ignore and reduction == "mean":
         avg_factor = _count(valid, pred) * entries
-    if isinstance(class_weight, Tensor):
-        class_weight = class_weight.expand(pred.shape[-1:])
-    elif class_weight is not None and len(class_weight) == 1:
-        class_weight = [*class_weight] * pred.size(-1)
+    if class_weight is not None:
+        class_weight = _as_tensor(class_weight, pred)
+        if class_weight.dim() > 1 or class_weight.numel() not in (1, pred.size(-1)):
+            raise RuntimeError(
+                f"class_weight must have shape ({pred.size(-1)},) or (1,), "
+                f"got {tuple(class_weight.shape)}"
+            )
+        class_weight = class_weight.expand(pred.size(-1))
     options = {"class_weight": class_weight, "ignore_index": ignore_index}
     native = NativeLoss(functional.binary_cross_entropy, pred, label, pred.shape, options)
     return weight_reduce_loss(native, weight, reduction, avg_factor)
@@ -118,10 +127,11 @@ def mask_cross_entropy(
             raise AssertionError(f"{name} must be {wanted!r} for masks, got {value!r}")
     rows = torch.arange(len(pred), device=pred.device)
     masks = pred[rows, label].squeeze(1)  # (N, *)
-    loss = functional.binary_cross_entropy(
-        masks, target, ignore_index=None, weight=class_weight, reduction="mean"
-    )
-    return loss[None]
+    if class_weight is not None:
+        class_weight = _as_tensor(class_weight, pred).to(pred.dtype)
+    options = {"ignore_index": None}
+    native = NativeLoss(functional.binary_cross_entropy, masks, target, masks.shape, options)
+    return weight_reduce_loss(native, class_weight)[None]
 
 
 @LOSSES.register_module()
@@ -209,14 +219,14 @@ class CrossEntropyLoss(nn.Module):
         )
         return scale(loss, self.loss_weight)
 
-    def _class_weight(self, cls_score: Tensor) -> Tensor | Sequence[float] | None:
-        """On the device and in the dtype of the scores; numbers stay numbers where a native loss
-        keeps their copy on the device."""
-        if self.class_weight is None:
-            return None
-        if isinstance(self.class_weight, Tensor) or self.use_mask:
-            return torch.as_tensor(self.class_weight, dtype=cls_score.dtype).to(cls_score.device)
-        return [float(number) for number in self.class_weight]
+    def _class_weight(self, cls_score: Tensor) -> Tensor | None:
+        """On the device of the scores."""
+        weight = self.class_weight
+        if isinstance(weight, Tensor):
+            return weight.detach().to(cls_score)
+        if isinstance(weight, (int, float)):
+            weight = [weight]
+        return weight if weight is None else _as_tensor([float(x) for x in weight], cls_score)
 
 
 @LOSSES.register_module()
@@ -269,6 +279,18 @@ class CrossEntropyCustomLoss(CrossEntropyLoss):
         """{"acc_classes": per cent of correct labels among those of classes, (1,)}."""
         classes = cls_score[:, : self.num_classes]
         return {"acc_classes": accuracy_of_classes(classes, labels, self.num_classes)}
+
+
+def _as_tensor(class_weight: Tensor | Sequence[float], pred: Tensor) -> Tensor:
+    """Numbers as a tensor whose copy on the device is made once."""
+    if isinstance(class_weight, Tensor):
+        return class_weight
+    return constant(numbers("class_weight", class_weight), pred)
+
+
+def _differs(label: Tensor, index: int) -> Tensor:
+    """``label != index``. Torch wraps the index to the label's dtype: -100 to 156 of uint8."""
+    return label.to(torch.promote_types(label.dtype, torch.int32)) != index
 
 
 def _count(valid: Tensor, pred: Tensor) -> Tensor:

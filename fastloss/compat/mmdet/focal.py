@@ -219,10 +219,9 @@ def _focal(
         native = _dense(pred, target, gamma, alpha, activated)
     else:
         native = _class_ids(pred, target, gamma, alpha, activated)
+    weight = _match_weight(weight, pred.shape)
     try:
-        return reduce_and_scale(
-            native, _match_weight(weight, pred.shape), reduction, avg_factor, loss_weight
-        )
+        return reduce_and_scale(native, weight, reduction, avg_factor, loss_weight)
     except IndexError as error:
         # A class id out of range; mmdet's one_hot raises RuntimeError.
         raise RuntimeError(str(error)) from error

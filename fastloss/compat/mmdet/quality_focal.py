@@ -110,8 +110,8 @@ def _of_labels(
             f"target must have two elements, class ids and qualities, got {len(target)}"
         )
     label, score = target
-    classes = pred.size(1)
-    label = torch.where((label < 0) | (label > classes), classes, label.long())
+    classes, label = pred.size(1), label.long()
+    label = torch.where((label < 0) | (label > classes), classes, label)
     options = {"beta": beta, "activated": activated}
     return NativeLoss(functional.quality_focal_loss, pred, (label, score), pred.shape[:1], options)
 

@@ -135,13 +135,15 @@ def _reduce_natively(
     avg_factor: float | Tensor | None,
     loss_weight: float,
 ) -> Tensor:
+    if avg_factor is not None and not isinstance(avg_factor, Tensor):
+        avg_factor = float(avg_factor)  # from NumPy too, as loss_weight
     if reduction == "mean" and avg_factor is not None:
         avg_factor = avg_factor + AVG_FACTOR_EPS
     # As part of the divisor the factor costs no kernel. (The op refuses divisors below 0.)
     numbers = not isinstance(avg_factor, Tensor) and not isinstance(loss_weight, Tensor)
     if reduction == "mean" and numbers and loss_weight > 0:
         divisor = loss.shape.numel() if avg_factor is None else avg_factor
-        avg_factor, loss_weight = divisor / loss_weight, 1
+        avg_factor, loss_weight = divisor / float(loss_weight), 1
     value = loss.call(weight=weight, reduction=reduction, avg_factor=avg_factor)
     return scale(value, loss_weight)
 
