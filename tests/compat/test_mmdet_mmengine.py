@@ -66,9 +66,12 @@ package("mmdet.registry", MODELS=theirs)
 package("mmdet.models")
 theirs.register_module(module=L1Loss)
 theirs.register_module(module=Head)
+imported = []
+theirs.import_from_location = lambda: imported.append("mmdet.models")
 fastloss.register_mmdet(replace=True)
 assert theirs.get("L1Loss") is mmdet.L1Loss and theirs.get("GIoULoss") is mmdet.GIoULoss
-assert theirs.get("Head") is Head
+assert theirs.get("Head") is Head and imported
+assert "Accuracy" not in theirs.module_dict and "Accuracy" in MODELS.children["fastloss"].module_dict
 """)
 
 
