@@ -71,7 +71,8 @@ theirs.import_from_location = lambda: imported.append("mmdet.models")
 fastloss.register_mmdet(replace=True)
 assert theirs.get("L1Loss") is mmdet.L1Loss and theirs.get("GIoULoss") is mmdet.GIoULoss
 assert theirs.get("Head") is Head and imported
-assert "Accuracy" not in theirs.module_dict and "Accuracy" in MODELS.children["fastloss"].module_dict
+ours = MODELS.children["fastloss"]
+assert "Accuracy" not in theirs.module_dict and "Accuracy" in ours.module_dict
 """)
 
 
