@@ -83,6 +83,27 @@ def test_rare_arguments_have_no_effect():
     assert plain == make(reduction="sum")[0](LOGITS, LABELS, LOGITS, 7, "none")
 
 
+def test_sum_beyond_float16():
+    """The mean over the rows is within, as are mmdet's sums, which are of float32."""
+    ours, theirs = make()
+    call = (60 * LOGITS).half().repeat(30, 1), LABELS.repeat(30)
+    torch.testing.assert_close(ours(*call).float(), theirs(*call), rtol=1e-3, atol=0)
+
+
+def test_small_integers():
+    """The class that a negative label counts to may be beyond the labels' dtype."""
+    ours = mmdet.EQLV2Loss(num_classes=299)
+    ours(torch.zeros(2, 300), torch.tensor([-128, 5], dtype=torch.int8))
+    assert ours.pos_grad.nonzero().flatten().tolist() == [5, 300 - 128]
+
+
+def test_buffers_stay_where_they_are():
+    ours = make()[0]
+    before = dict(ours.named_buffers())
+    ours(LOGITS, LABELS)
+    assert all(x is before[name] for name, x in ours.named_buffers())
+
+
 @pytest.mark.parametrize("label", [C + 1, -C - 2])
 def test_label_out_of_range(label):
     for loss in make():

@@ -57,9 +57,22 @@ def test_half_precision():
     scores = SCORES.bfloat16()
     ours, theirs = make()
     exact = theirs(scores.double(), LABELS)
-    for name, value in ours(scores, LABELS).items():
-        assert value.dtype == torch.bfloat16
-        torch.testing.assert_close(value.double(), exact[name], rtol=1e-2, atol=0)
+    for (name, value), rtol in zip(ours(scores, LABELS).items(), (1e-5, 1e-2)):
+        torch.testing.assert_close(value.double(), exact[name], rtol=rtol, atol=0)
+
+
+def test_objectness_far_apart():
+    """Beyond float16, and infinitely."""
+    scores = torch.zeros(4, C + 2, dtype=torch.float16)
+    scores[:2, C] = torch.tensor([-60000.0, -torch.inf])
+    scores[:2, C + 1], scores[2:, C + 1] = 60000, -torch.inf
+    ours, theirs = make(reduction="none")
+    for labels in (torch.tensor([C, C, 0, 0]), torch.tensor([0, 0, C, C])):
+        x = scores.clone().requires_grad_()
+        value = ours(x, labels)["loss_cls_objectness"]
+        exact = theirs(scores.double(), labels)["loss_cls_objectness"]
+        torch.testing.assert_close(value.double(), exact)
+        assert torch.autograd.grad(value.sum(), x)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +117,14 @@ def test_counts_of_a_batch_are_not_lost_beside_large_ones():
         loss.cum_samples += 2.0**24
         loss(SCORES.float(), LABELS)
     assert torch.equal(ours.cum_samples, theirs.cum_samples) and ours.cum_samples.max() > 2**24
+
+
+def test_counts_in_half_precision():
+    """A bfloat16 cannot count beyond 256 one by one."""
+    ours, theirs = (loss.bfloat16() for loss in make())
+    for loss in (ours, theirs):
+        loss(torch.zeros(600, C + 2), torch.arange(600) // 400)
+    assert torch.equal(ours.cum_samples, theirs.cum_samples)
 
 
 def test_backward_after_another_call():
@@ -171,7 +192,9 @@ def test_errors(call, text):
     assert ours.type is theirs.type
 
 
-def test_label_out_of_range():
-    for loss in make():
-        with pytest.raises((IndexError, RuntimeError)):
-            loss(SCORES.float(), LABELS + 1)
+@pytest.mark.parametrize("bad", [-1, C + 1])
+def test_label_out_of_range(bad):
+    ours = make()[0]
+    with pytest.raises(IndexError, match=f"got {bad} at index 3"):
+        ours(SCORES.float(), torch.where(torch.arange(N) == 3, bad, LABELS))
+    assert not ours.cum_samples.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -93,14 +94,15 @@ class EQLV2Loss(nn.Module):
         pos_w, neg_w = self._class_weights(cls_score)
         loss, pos_grad, neg_grad = functional.equalization_loss(
             cls_score,
-            torch.where(label < 0, label + self.n_c, label),
+            label + self.n_c * (label < 0),  # int64, also of int8
             pos_w,
             neg_w,
-            reduction="sum",
             gradient_sums=True,
         )
         self._collect(pos_grad[:-1], neg_grad[:-1])
-        return self.loss_weight * (loss / self.n_i)
+        if not self.n_i:
+            loss = loss * math.nan
+        return self.loss_weight * loss
 
     def get_channel_num(self, num_classes: int) -> int:
         """The columns of scores of so many classes."""
@@ -131,4 +133,5 @@ class EQLV2Loss(nn.Module):
             torch.distributed.all_reduce(neg_grad)
         self.pos_grad += pos_grad
         self.neg_grad += neg_grad
-        self.pos_neg = self.pos_grad / (self.neg_grad + 1e-10)
+        # In place, so that a CUDA graph and DistributedDataParallel find it where it was.
+        self.pos_neg.copy_(self.pos_grad / (self.neg_grad + 1e-10))

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fastloss import functional
-from fastloss.compat.mmdet.reduction import NativeLoss, choose_reduction, reduce_and_scale
+from fastloss.compat.mmdet.cross_entropy import cross_entropy
+from fastloss.compat.mmdet.reduction import NativeLoss, choose_reduction, reduce_and_scale, scale
 from fastloss.compat.mmdet.registry import LOSSES
+from fastloss.reference._reduce import compute_dtype
 
 
 def seesaw_ce_loss(
@@ -129,16 +131,20 @@ class SeesawLoss(nn.Module):
         reduction_override: str | None = None,
     ) -> Tensor | dict[str, Tensor]:
         """The losses of cls_score (N, C + 2) and labels (N,), C for background; label_weights
-        (N,)."""
+        (N,). IndexError: a label out of range, on the CPU; on a GPU the loss of classes is NaN."""
         reduction = choose_reduction(reduction_override, self.reduction)
         classes, objectness = self._split(cls_score)
-        weight = _floats(label_weights)
+        weight, background = _floats(label_weights), labels == self.num_classes
+        count = self._counted(labels)
+        objectness = objectness.to(compute_dtype(objectness))  # no loss of a row is rounded
+        of_objectness = cross_entropy(objectness, background.long(), weight, reduction, avg_factor)
         losses = {
-            "loss_cls_objectness": self._objectness(
-                objectness, labels == self.num_classes, weight, reduction, avg_factor
+            "loss_cls_objectness": scale(of_objectness, self.loss_weight),
+            "loss_cls_classes": self._classes(
+                classes, labels, count[:-1], weight, reduction, avg_factor
             ),
-            "loss_cls_classes": self._classes(classes, labels, weight, reduction, avg_factor),
         }
+        self.cum_samples.copy_(count)
         if self.return_dict:
             return losses
         return losses["loss_cls_classes"] + losses["loss_cls_objectness"]
@@ -150,25 +156,24 @@ class SeesawLoss(nn.Module):
         classes, objectness = cls_score.split((self.num_classes, 2), -1)
         return classes, objectness
 
-    def _count(self, labels: Tensor) -> Tensor:
-        """Add the labels to `cum_samples`; a copy of those of the classes, which later calls do not
-        change. Ones are added up apart: added to a large count they would be lost."""
-        labels = labels.long()
-        new = torch.zeros_like(self.cum_samples)
-        new.index_add_(0, labels, torch.ones_like(labels, dtype=new.dtype))
-        self.cum_samples += new
-        return self.cum_samples[: self.num_classes].clone()
+    def _counted(self, labels: Tensor) -> Tensor:
+        """`cum_samples` with the labels, but for those out of range, which the loss reports. They
+        are added up apart, as integers: a one is lost beside a large float."""
+        labels, end = labels.long(), self.num_classes + 1
+        labels = torch.where((labels >= 0) & (labels < end), labels, end)
+        new = labels.new_zeros(end + 1).index_add_(0, labels, torch.ones_like(labels))
+        return self.cum_samples + new[:-1]
 
     def _classes(
         self,
         scores: Tensor,
         labels: Tensor,
+        count: Tensor,
         weight: Tensor | None,
         reduction: str,
         avg_factor: float | Tensor | None,
     ) -> Tensor:
-        options = {"p": self.p, "q": self.q, "eps": _positive(self.eps)}
-        options["class_count"] = self._count(labels)
+        options = {"class_count": count, "p": self.p, "q": self.q, "eps": _positive(self.eps)}
         native = NativeLoss(functional.seesaw_loss, scores, labels, labels.shape, options)
         if reduction == "none":
             losses = self.loss_weight * native.call(weight=weight, reduction="none")
@@ -176,20 +181,6 @@ class SeesawLoss(nn.Module):
             return chosen if len(chosen) else chosen.sum()
         if avg_factor is None:
             return self.loss_weight * native.call(weight=weight, reduction=reduction)
-        return reduce_and_scale(native, weight, reduction, avg_factor, self.loss_weight)
-
-    def _objectness(
-        self,
-        scores: Tensor,
-        background: Tensor,
-        weight: Tensor | None,
-        reduction: str,
-        avg_factor: float | Tensor | None,
-    ) -> Tensor:
-        """Cross entropy of two columns is binary cross entropy of their difference."""
-        first, second = scores.unbind(-1)
-        function, logit = functional.binary_cross_entropy, second - first
-        native = NativeLoss(function, logit, background.to(logit.dtype), logit.shape, {})
         return reduce_and_scale(native, weight, reduction, avg_factor, self.loss_weight)
 
 
