@@ -132,7 +132,8 @@ template <typename T>
 std::vector<T> edges_of(const Tensor& edges) {
   const int64_t count = edges.numel();
   std::vector<T> result(count), buffer(count);
-  const T* from = Source<T>(edges).load(0, count, buffer.data());
+  const Source<T> source(edges);  // keeps the copy of a strided tensor
+  const T* from = source.load(0, count, buffer.data());
   std::copy(from, from + count, result.data());
   result.resize((count + 3) / 4 * 4, T(NAN));
   return result;

@@ -79,6 +79,20 @@ def test_any_ascending_edges(language, triton_kernels):
     assert sums[:-1].isfinite().all() and sums[-1].isnan()
 
 
+@pytest.mark.parametrize("language", ("dispatched", "reference", "triton"))
+def test_infinite_logits(language, triton_kernels):
+    """Their lengths are those of certain predictions, 0 and 1."""
+    if language == "triton" and torch.cuda.is_available():
+        pytest.skip("Triton compiles for the GPU here")
+    pred = torch.tensor([torch.inf, -torch.inf], requires_grad=True)
+    edges = torch.tensor([0.0, 0.5, 1.5])
+    with implementation(language) if language != "dispatched" else torch.enable_grad():
+        counts, sums = harmonized_table(pred, pred.new_zeros(2), None, edges, "classification", 0.0)
+        (gradient,) = torch.autograd.grad(sums.sum(), pred)
+    assert counts.tolist() == [1, 1, 0]
+    assert gradient.tolist() == pytest.approx([1, 0])
+
+
 @given(seeds, st.integers(1, 40), st.integers(1, 9))
 def test_class_indices_are_their_one_hot(seed, rows, classes):
     logits = tensor(seed, rows, classes)

@@ -44,7 +44,7 @@ def _formula(x, t, mu, KIND: tl.constexpr):
     """Length, loss, and its derivatives to x and t."""
     if KIND == CLASSIFICATION:
         e = tl.exp(-tl.abs(x))
-        r = _divide(1.0 + x * 0.0, 1.0 + e)
+        r = _divide(1.0 + e * 0.0, 1.0 + e)
         p = tl.where(x < 0.0, e * r, r)
         q = tl.where(x < 0.0, r, e * r)
         tail = log1p_unit(e)
