@@ -86,8 +86,8 @@ class PixelKernel {
   // Does what is wanted; sums of the losses of each chunk.
   std::vector<double> run() const {
     const bool rows =
-        RowTiles<T>::fit(x_) && (!maps_.gradient || RowTiles<T>::fit(*maps_.gradient));
-    return rows ? run<RowTiles<T>>() : run<PixelTiles<T>>();
+        ClassTiles<T>::fit(x_) && (!maps_.gradient || ClassTiles<T>::fit(*maps_.gradient));
+    return rows ? run<ClassTiles<T>>() : run<PixelTiles<T>>();
   }
 
  private:

@@ -1,6 +1,6 @@
 // Tiles of logits (N, C, P) and of their gradient, as cross entropy reads and writes them: of
-// pixels that are neighbours in memory (`PixelTiles`), or of pixels whose classes are (`RowTiles`):
-// rows (N, C), or channels-last images. Both have the same members.
+// pixels that are neighbours in memory (`PixelTiles`), or of pixels whose classes are
+// (`ClassTiles`): rows (N, C), or channels-last images. Both have the same members.
 #pragma once
 
 #include "cpu/pixel_tiles.h"
@@ -220,9 +220,9 @@ FASTLOSS_SIMD void write_rows(const T* __restrict e, int64_t size, int64_t class
 }
 
 template <typename T>
-class RowTiles {
+class ClassTiles {
  public:
-  RowTiles(const Planes& x, const std::optional<Planes>& gradient)
+  ClassTiles(const Planes& x, const std::optional<Planes>& gradient)
       : x_(x),
         gradient_(gradient),
         size_((x.classes + kRowLanes - 1) / kRowLanes * kRowLanes),
