@@ -165,10 +165,10 @@ class PixelKernel {
     alignas(64) T nll[kWidth], smoothed[kWidth] = {};
     for (int64_t j = 0; j < kWidth; ++j) {
       const bool known = label[j] >= 0 && label[j] < x_.classes;
-      nll[j] = known ? softmax.log_sum[j] - tiles.logit(label[j], j) : T(0);
+      nll[j] = known ? softmax.log_sum[j] + (softmax.peak[j] - tiles.logit(label[j], j)) : T(0);
     }
     if (const T* w = loss_.smoothed())
-      tiles.template add_smoothed<kWidth>(count, softmax.log_sum, w, smoothed);
+      tiles.template add_smoothed<kWidth>(count, softmax, w, smoothed);
     losses_of<kWidth, T>(nll, w_y, smoothed, label, loss_.kept, loss_.spread, out);
   }
 

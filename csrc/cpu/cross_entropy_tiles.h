@@ -36,10 +36,11 @@ struct TileGradient {
 // out += w (ln sum exp(x) - x), over all classes
 template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void add_smoothing(const T* __restrict x, int64_t stride, int64_t classes,
-                                 const T* __restrict log_sum, const T* __restrict w,
-                                 T* __restrict out) {
+                                 const T* __restrict peak, const T* __restrict log_sum,
+                                 const T* __restrict w, T* __restrict out) {
   for (int64_t c = 0; c < classes; ++c)
-    for (int64_t j = 0; j < kWidth; ++j) out[j] += w[c] * (log_sum[j] - x[c * stride + j]);
+    for (int64_t j = 0; j < kWidth; ++j)
+      out[j] += w[c] * ((peak[j] - x[c * stride + j]) + log_sum[j]);
 }
 
 template <bool kSmooth, int64_t kWidth, typename T>
@@ -83,8 +84,8 @@ class PixelTiles {
   }
   T logit(int64_t c, int64_t j) const { return at_[c * stride_ + j]; }
   template <int64_t kWidth>
-  void add_smoothed(int64_t, const T* log_sum, const T* w, T* out) const {
-    add_smoothing<kWidth, T>(at_, stride_, x_.classes, log_sum, w, out);
+  void add_smoothed(int64_t, const Softmax<kWidth, T>& softmax, const T* w, T* out) const {
+    add_smoothing<kWidth, T>(at_, stride_, x_.classes, softmax.peak, softmax.log_sum, w, out);
   }
 
   template <int64_t kWidth>
@@ -178,18 +179,20 @@ FASTLOSS_SIMD void finish_softmax(Softmax<kWidth, T>* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     out->inverse[j] = T(1) / out->sum[j];
-    out->log_sum[j] = out->peak[j] + log_(out->sum[j]);
+    out->log_sum[j] = log_(out->sum[j]);
   }
 }
 
 template <typename T>
 FASTLOSS_SIMD void add_smoothing_of_rows(const T* __restrict x, int64_t stride, int64_t classes,
-                                         int64_t count, const T* __restrict log_sum,
-                                         const T* __restrict w, T* __restrict out) {
+                                         int64_t count, const T* __restrict peak,
+                                         const T* __restrict log_sum, const T* __restrict w,
+                                         T* __restrict out) {
   for (int64_t j = 0; j < count; ++j) {
     T sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < classes; ++c) sum += w[c] * (log_sum[j] - x[j * stride + c]);
+    for (int64_t c = 0; c < classes; ++c)
+      sum += w[c] * ((peak[j] - x[j * stride + c]) + log_sum[j]);
     out[j] += sum;
   }
 }
@@ -259,8 +262,9 @@ class ClassTiles {
   }
   T logit(int64_t c, int64_t j) const { return logits_[j * size_ + c]; }
   template <int64_t kWidth>
-  void add_smoothed(int64_t count, const T* log_sum, const T* w, T* out) const {
-    add_smoothing_of_rows<T>(logits_.get(), size_, x_.classes, count, log_sum, w, out);
+  void add_smoothed(int64_t count, const Softmax<kWidth, T>& softmax, const T* w, T* out) const {
+    add_smoothing_of_rows<T>(logits_.get(), size_, x_.classes, count, softmax.peak, softmax.log_sum,
+                             w, out);
   }
 
   template <int64_t kWidth>

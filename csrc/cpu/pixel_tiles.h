@@ -325,7 +325,7 @@ FASTLOSS_FN void add_row(double* __restrict lanes, const F& f) {
 }
 
 // The softmax of a tile: of every pixel the largest logit, the sum of exp(x - peak), its inverse,
-// and ln sum exp(x).
+// and its logarithm: -ln p is (peak - x) + log_sum, without loss for logits far from 0.
 template <int64_t kWidth, typename T>
 struct Softmax {
   alignas(64) T peak[kWidth], sum[kWidth], inverse[kWidth], log_sum[kWidth];
@@ -367,7 +367,7 @@ FASTLOSS_SIMD void softmax_of(const T* __restrict x, int64_t stride, int64_t cla
 #pragma GCC ivdep
   for (int64_t j = 0; j < kWidth; ++j) {
     out->inverse[j] = T(1) / sum[j];
-    out->log_sum[j] = peak[j] + log_(sum[j]);
+    out->log_sum[j] = log_(sum[j]);
   }
 }
 
@@ -378,7 +378,7 @@ void at_labels(const T* x, int64_t stride, int64_t classes, const T* exponential
   for (int64_t j = 0; j < kWidth; ++j) {
     const int64_t y = label[j];
     const bool known = y >= 0 && y < classes;
-    nll[j] = known ? softmax.log_sum[j] - x[y * stride + j] : T(0);
+    nll[j] = known ? softmax.log_sum[j] + (softmax.peak[j] - x[y * stride + j]) : T(0);
     p[j] = known ? exponentials[y * kWidth + j] * softmax.inverse[j] : T(0);
   }
 }

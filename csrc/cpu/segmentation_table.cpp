@@ -43,7 +43,7 @@ template <int64_t kWidth, typename T>
 FASTLOSS_SIMD void neg_log_row(const T* __restrict x, const Softmax<kWidth, T>& softmax,
                                const Label<T>* __restrict label, double* lanes) {
   add_row<kWidth, T>(lanes, [&](int64_t j) __attribute__((always_inline)) {
-    const T loss = softmax.log_sum[j] - x[j];
+    const T loss = softmax.log_sum[j] + (softmax.peak[j] - x[j]);
     return label[j] >= 0 ? loss : T(0);
   });
 }

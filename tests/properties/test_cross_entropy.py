@@ -112,3 +112,20 @@ def test_weight_of_a_pixel_multiplies_it(x, seed, smoothing):
     torch.testing.assert_close(loss, (each * weight).sum() / 4, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(gradient, g * weight[:, None] / 4, rtol=1e-12, atol=1e-13)
     assert not gradient[0].any()
+
+
+@given(
+    seeds, st.sampled_from(((9, 20), (2, 5, 40))), smoothings, st.sampled_from((0.0, 1e4, -1e6))
+)  # fmt: skip
+def test_an_offset_of_all_logits_costs_no_digits(seed, shape, smoothing, offset):
+    """-ln p is a difference of logits, which are exact here."""
+    x = (tensor(seed, *shape) * 8).round() / 8 + offset
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]))
+    options = {"label_smoothing": smoothing, "reduction": "none"}
+    exact = torch.nn.functional.cross_entropy(x, target, **options)
+    for loss in (
+        F.cross_entropy(x.float(), target, **options),
+        F.segmentation_loss(x.float(), target, terms={"cross_entropy": 1.0})[0],
+    ):
+        wanted = exact if loss.dim() else torch.nn.functional.cross_entropy(x, target)
+        torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=1e-6)
