@@ -34,6 +34,7 @@ SUITES = {
     "detection": "Whole detection losses, matching included: forward and backward",
     "segmentation": "Label maps: forward and backward, gradient to the logits",
     "tracking": "Tracking losses: forward and backward, gradient to the predictions",
+    "mmdet": "Classes of mmdet.models.losses: forward and backward, gradient to the predictions",
     TERMS: "Label maps: what one more term of a sum costs, in fastloss",
 }
 
